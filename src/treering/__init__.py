@@ -1,0 +1,82 @@
+"""treering: a durable, crash-safe, append-only log for Python, and what people build on one.
+
+    import treering
+
+    with treering.Wal.open("orders") as wal:
+        position = wal.put(b"order-1", b"created")
+        for record in wal.read_from(treering.START):
+            print(record.position, record.key, record.value)
+"""
+
+from __future__ import annotations
+
+from ._core.codec import Record, backend
+from ._core.errors import (
+    ClosedError,
+    DamageError,
+    DataError,
+    DiskFullError,
+    FailedError,
+    ForkedError,
+    LockedError,
+    LogNotFoundError,
+    MissingExtraError,
+    NotThereError,
+    PositionError,
+    PrunedError,
+    ReadOnlyError,
+    ReentrantError,
+    RewoundError,
+    StorageError,
+    TooLargeError,
+    TreeringError,
+    UsageError,
+    VersionError,
+    WaitTimeoutError,
+)
+from ._core.options import FsyncPolicy, WalConfig
+from ._core.reader import Reader
+from ._core.recovery import Cut, Finding, RecoveryReport
+from ._core.wal import Batch, Wal
+from ._core.writer import LargeRecordWarning
+
+__version__ = "0.1.0"
+
+START = 0
+"""The position of a log's first record."""
+
+__all__ = [
+    "START",
+    "Batch",
+    "ClosedError",
+    "Cut",
+    "DamageError",
+    "DataError",
+    "DiskFullError",
+    "FailedError",
+    "Finding",
+    "ForkedError",
+    "FsyncPolicy",
+    "LargeRecordWarning",
+    "LockedError",
+    "LogNotFoundError",
+    "MissingExtraError",
+    "NotThereError",
+    "PositionError",
+    "PrunedError",
+    "ReadOnlyError",
+    "Reader",
+    "Record",
+    "RecoveryReport",
+    "ReentrantError",
+    "RewoundError",
+    "StorageError",
+    "TooLargeError",
+    "TreeringError",
+    "UsageError",
+    "VersionError",
+    "WaitTimeoutError",
+    "Wal",
+    "WalConfig",
+    "backend",
+]

@@ -1,0 +1,1 @@
+"""The log itself. Private: programs import `treering`, never this package."""

@@ -1,0 +1,336 @@
+"""The shared page and the tail in readable Python; `_codec_c` holds the same in Cython.
+
+`SharedPage` is the control page seen as 64-bit words, with a lock that the kernel releases when
+its holder dies (a robust mutex, by ctypes where the C library has one) and a place to sleep.
+`Tail` is the append itself: lock, look, encode into the mapping, publish. Whatever is out of the
+ordinary (a full segment, another process's roll, a dead writer, a failed log) it leaves to the
+writer by calling `slow`.
+
+Refuses to know files and recovery.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import format as fmt
+from ._codec_py import Record, as_bytes, key_too_large, seal_frame
+from .errors import ClosedError
+
+ACQUIRED, OWNER_DIED, TIMED_OUT = 0, 1, -1
+
+_MUTEX_PRIVATE, _MUTEX_SHARED, _MUTEX_ROBUST = 0, 1, 1
+_POLL_SECONDS_LEAST, _POLL_SECONDS_MOST = 0.000_05, 0.01
+
+
+def _load_pthread() -> Any:
+    """The C library's mutex functions, or None where robust mutexes are not to be had."""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None, use_errno=False)
+    for name in ("lock", "trylock", "unlock", "consistent", "init"):
+        getattr(library, f"pthread_mutex_{name}").argtypes = (
+            [ctypes.c_void_p] if name != "init" else [ctypes.c_void_p, ctypes.c_void_p]
+        )
+    library.pthread_mutex_clocklock.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    return library
+
+
+_pthread = _load_pthread()
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def mutex_kind() -> int:
+    """A number for the mutex's layout in memory; 0 where there is none.
+
+    Processes share the mutex only if they agree on its bytes: same machine type, same C library.
+    """
+    if _pthread is None:
+        return 0
+    return zlib.crc32(f"glibc {platform.machine()} {ctypes.sizeof(ctypes.c_void_p)}".encode()) | 1
+
+
+def closed_error() -> ClosedError:
+    """The error of every call on a closed page."""
+    return ClosedError("the log is closed", hint="Open it again with Wal.open")
+
+
+class _Closed:
+    """Stands in for the words of a closed page."""
+
+    def __getitem__(self, word: int) -> int:
+        raise closed_error()
+
+    def __setitem__(self, word: int, value: int) -> None:
+        raise closed_error()
+
+
+_CLOSED = _Closed()
+
+
+class SharedPage:
+    """The control page: words, two mutexes, a futex's worth of sleeping. Buffer of 4096 bytes."""
+
+    def __init__(self, buffer: Any, *, write: bool = True) -> None:
+        self._words: Any = memoryview(buffer)[: fmt.CONTROL_BYTES].cast("Q")
+        self._anchor = ctypes.c_char.from_buffer(buffer) if write else None
+        self._address = ctypes.addressof(self._anchor) if self._anchor is not None else 0
+
+    def close(self) -> None:
+        """Let go of the buffer; later calls raise ClosedError. The memory stays as long as a
+        thread is inside a call on it."""
+        self._words = _CLOSED
+        self._anchor = None
+        self._address = 0
+
+    def load(self, word: int) -> int:
+        """The word's value."""
+        value: int = self._words[word]
+        return value
+
+    def store(self, word: int, value: int) -> None:
+        """Set the word; one 8-byte store, so that nobody sees half of it."""
+        self._words[word] = value
+
+    def begin(self, position: int, offset: int, end: int) -> None:
+        """Mark a frame as being written: a death from here on leaves all that the next holder of
+        the append lock needs to finish or to undo it."""
+        words = self._words
+        words[fmt.WORD_DIRTY_POSITION] = position
+        words[fmt.WORD_DIRTY_OFFSET] = offset
+        words[fmt.WORD_DIRTY] = end
+
+    def finish(self, position: int, offset: int, newest_ns: int) -> None:
+        """Publish: the log now ends before `position`, its frames before `offset`."""
+        words = self._words
+        if newest_ns > words[fmt.WORD_NEWEST]:
+            words[fmt.WORD_NEWEST] = newest_ns
+        words[fmt.WORD_END_OFFSET] = offset
+        words[fmt.WORD_END] = position
+        words[fmt.WORD_DIRTY] = 0
+
+    def initialise_mutexes(self, *, private: bool) -> None:
+        """Make both mutexes new: robust and shared between processes, or private to this one."""
+        if _pthread is None:
+            return
+        attributes = ctypes.create_string_buffer(64)
+        _pthread.pthread_mutexattr_init(attributes)
+        if not private:
+            _pthread.pthread_mutexattr_setpshared(attributes, _MUTEX_SHARED)
+            _pthread.pthread_mutexattr_setrobust(attributes, _MUTEX_ROBUST)
+        for offset in (fmt.APPEND_MUTEX_OFFSET, fmt.SYNC_MUTEX_OFFSET):
+            _pthread.pthread_mutex_init(self._address + offset, attributes)
+
+    def lock(self, mutex_offset: int, timeout: float) -> int:
+        """ACQUIRED, OWNER_DIED (acquired from a dead holder) or TIMED_OUT. Blocks up to `timeout`
+        seconds without the interpreter lock."""
+        anchor = self._anchor  # keeps the memory while we are in it
+        if anchor is None:
+            raise closed_error()
+        address = ctypes.addressof(anchor) + mutex_offset
+        code = _pthread.pthread_mutex_trylock(address)
+        if code == errno.EBUSY and timeout > 0:
+            until = time.monotonic() + timeout
+            seconds = int(until)
+            limit = _Timespec(seconds, int((until - seconds) * 1e9))
+            code = _pthread.pthread_mutex_clocklock(
+                address, time.CLOCK_MONOTONIC, ctypes.byref(limit)
+            )
+        if code in (errno.EBUSY, errno.ETIMEDOUT):
+            return TIMED_OUT
+        if code == errno.EOWNERDEAD:
+            _pthread.pthread_mutex_consistent(address)
+            return OWNER_DIED
+        if code:
+            raise OSError(code, os.strerror(code))
+        return ACQUIRED
+
+    def unlock(self, mutex_offset: int) -> None:
+        """Give the mutex back; harmless when this thread does not hold it."""
+        anchor = self._anchor
+        if anchor is not None:
+            _pthread.pthread_mutex_unlock(ctypes.addressof(anchor) + mutex_offset)
+
+    def wait(self, word: int, seen: int, flag: int, timeout: float) -> None:
+        """Sleep until the word is no longer `seen`, at most `timeout` seconds.
+
+        Polls, quickly at first; the native twin sleeps on a futex and sets `flag` to be woken.
+        """
+        until = time.monotonic() + timeout
+        pause = _POLL_SECONDS_LEAST
+        while self._words[word] == seen:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _POLL_SECONDS_MOST)
+
+    def wake(self, word: int, flag: int) -> None:
+        """Wake the native processes that sleep on the word; those of this build poll."""
+        if self._words[flag]:
+            self._words[flag] = 0
+            _futex_wake(self._address + 8 * word)
+
+
+def _futex_wake(address: int) -> None:
+    number = {"x86_64": 202, "aarch64": 98}.get(platform.machine())
+    if sys.platform == "linux" and number is not None and address:
+        ctypes.CDLL(None).syscall(
+            ctypes.c_long(number), ctypes.c_void_p(address), 1, 0x7FFFFFFF, None, None, 0
+        )
+
+
+class Tail:
+    """The append path over a mapped tail segment.
+
+    `slow(records, durable)` does an append the thorough way and returns the first position;
+    `chore()` is called when the tail passes `chore_offset`, `arm()` at the first append after
+    `disarm`, `wait(position)` until it is durable, `make(...)` a record from a call's keywords.
+    Values over `plain_bytes_max` are left to `slow` (-1: all of them).
+    Thread-safe; nothing here blocks except on the append lock, which `run_locked` takes.
+    """
+
+    def __init__(
+        self,
+        page: SharedPage,
+        run_locked: Callable[..., Any],
+        slow: Callable[[Sequence[Record], bool], int],
+        make: Callable[..., Record],
+        chore: Callable[[], None],
+        arm: Callable[[], None] | None,
+        wait: Callable[[int], None],
+        plain_bytes_max: int,
+        clock: Callable[[], int] | None,
+    ) -> None:
+        self._page = page
+        self._run_locked = run_locked
+        self._slow, self._make, self._chore, self._wait = slow, make, chore, wait
+        self._arm = arm
+        self._plain_bytes_max = plain_bytes_max
+        self._clock = clock or time.time_ns
+        self._armed = arm is None
+        self._mapping: Any = None
+        self._base = self._limit = self._align = self._tag = self._seed = 0
+        self.chore_offset = 0
+
+    def attach(
+        self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int
+    ) -> None:
+        """Append into `mapping`, which shows the segment that starts at `base`."""
+        self._base, self._limit, self._align = base, limit, align
+        self._tag, self._seed = tag, seed
+        self._mapping = mapping
+
+    def detach(self) -> None:
+        """Send every append to `slow`."""
+        self._mapping = None
+
+    def disarm(self) -> None:
+        """Call `arm` again at the next append."""
+        self._armed = self._arm is None
+
+    def populate(self, offset: int, length: int) -> None:
+        """Take the page faults of coming appends now, if the system can (Linux 5.14)."""
+        madvise = getattr(self._mapping, "madvise", None)
+        if madvise is not None:
+            try:
+                madvise(_MADV_POPULATE_WRITE, offset, length)
+            except (OSError, ValueError):
+                return
+
+    def put(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        ttl: float | None = None,
+        expires_at: float | None = None,
+        headers: Any = None,
+        compression: str | None = None,
+        stream: int = 0,
+        durable: bool = False,
+    ) -> int:
+        """Append a put; see Wal.put."""
+        if ttl is expires_at is headers is compression is None and not stream:
+            key, value = as_bytes(key, "key"), as_bytes(value, "value")
+            if len(value) <= self._plain_bytes_max:
+                return self._plain(key, value, 0, durable)
+        record = self._make(key, value, False, ttl, expires_at, headers, compression, stream)
+        return self._slow((record,), durable)
+
+    def delete(
+        self,
+        key: bytes,
+        *,
+        ttl: float | None = None,
+        expires_at: float | None = None,
+        headers: Any = None,
+        stream: int = 0,
+        durable: bool = False,
+    ) -> int:
+        """Append a tombstone; see Wal.delete."""
+        if ttl is expires_at is headers is None and not stream:
+            return self._plain(as_bytes(key, "key"), b"", fmt.TOMBSTONE, durable)
+        record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
+        return self._slow((record,), durable)
+
+    def append_records(self, records: Sequence[Record], durable: bool) -> int:
+        """Append records as one frame; the first one's position."""
+        return self._slow(records, durable)
+
+    def _plain(self, key: bytes, value: bytes, flags: int, durable: bool) -> int:
+        if len(key) > fmt.KEY_BYTES_MAX:
+            raise key_too_large(len(key))
+        position: int = -1
+        if self._mapping is not None:
+            position = self._run_locked(self._store, key, value, flags)
+        if position < 0:
+            record = Record(key, value, tombstone=bool(flags))
+            return self._slow((record,), durable)
+        page = self._page
+        if page.load(fmt.WORD_APPEND_WAITERS):
+            page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
+        if not self._armed:
+            self._armed = True
+            if self._arm is not None:
+                self._arm()
+        if page.load(fmt.WORD_END_OFFSET) >= self.chore_offset:
+            self._chore()
+        if durable:
+            self._wait(position)
+        return position
+
+    def _store(self, key: bytes, value: bytes, flags: int) -> int:
+        """Encode into the mapping and publish; -1 leaves it to `slow`. Under the append lock."""
+        words, mapping = self._page._words, self._mapping
+        if words[fmt.WORD_TAIL_BASE] != self._base or mapping is None:
+            return -1
+        if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY]:
+            return -1
+        position, offset = words[fmt.WORD_END], words[fmt.WORD_END_OFFSET]
+        now_ns = self._clock()
+        body = fmt.RECORD_HEADER.pack(flags, 0, len(key), len(value), now_ns) + key + value
+        frame = seal_frame(
+            body, 1, position, words[fmt.WORD_DURABLE], self._tag, self._seed, self._align
+        )
+        end = offset + len(frame)
+        if end > self._limit:
+            return -1
+        self._page.begin(position, offset, end)
+        mapping[offset:end] = frame
+        self._page.finish(position + 1, end, now_ns)
+        return position
+
+
+_MADV_POPULATE_WRITE = 23  # <linux/mman.h>; the mmap module names it only from 3.13 on

@@ -1,0 +1,157 @@
+/* Words, mutexes and futexes in memory that several processes share. Included by _codec_c.pyx.
+
+   The mutex is the C library's robust, process-shared one: when its holder dies, the kernel hands
+   it to the next taker with EOWNERDEAD. Where that or the futex is missing (not Linux), the
+   functions say so and the package uses its file lock and polling instead. */
+
+#ifndef TREERING_SHARED_H
+#define TREERING_SHARED_H
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#ifndef EOWNERDEAD
+#define EOWNERDEAD 130 /* never returned where there are no robust mutexes */
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define TREERING_LOAD(pointer) __atomic_load_n((pointer), __ATOMIC_ACQUIRE)
+#define TREERING_STORE(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_RELEASE)
+#define TREERING_STORE_STRONG(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_SEQ_CST)
+#define TREERING_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+/* Keeps the compiler from moving stores across: what a dead process had stored is in program order. */
+#define TREERING_BARRIER() __asm__ __volatile__("" ::: "memory")
+#else
+#define TREERING_LOAD(pointer) (*(volatile uint64_t *)(pointer))
+#define TREERING_STORE(pointer, value) (*(volatile uint64_t *)(pointer) = (value))
+#define TREERING_STORE_STRONG(pointer, value) (*(volatile uint64_t *)(pointer) = (value))
+#define TREERING_FENCE() ((void)0)
+#define TREERING_BARRIER() ((void)0)
+#endif
+
+static uint64_t treering_load(const uint64_t *word) { return TREERING_LOAD(word); }
+static void treering_store(uint64_t *word, uint64_t value) { TREERING_STORE(word, value); }
+static void treering_store_strong(uint64_t *word, uint64_t value) { TREERING_STORE_STRONG(word, value); }
+static void treering_fence(void) { TREERING_FENCE(); }
+static void treering_barrier(void) { TREERING_BARRIER(); }
+
+#if defined(__linux__)
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TREERING_HAS_MUTEX 1
+
+static int treering_mutex_init(void *mutex, int is_private)
+{
+    pthread_mutexattr_t attributes;
+    int code = pthread_mutexattr_init(&attributes);
+    if (code == 0 && !is_private) {
+        code = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+        if (code == 0) code = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    }
+    if (code == 0) {
+        memset(mutex, 0, sizeof(pthread_mutex_t));
+        code = pthread_mutex_init((pthread_mutex_t *)mutex, &attributes);
+    }
+    pthread_mutexattr_destroy(&attributes);
+    return code;
+}
+
+static int treering_mutex_settle(void *mutex, int code)
+{
+    if (code == EOWNERDEAD) pthread_mutex_consistent((pthread_mutex_t *)mutex);
+    return code;
+}
+
+static int treering_mutex_try(void *mutex)
+{
+    return treering_mutex_settle(mutex, pthread_mutex_trylock((pthread_mutex_t *)mutex));
+}
+
+static int treering_mutex_lock(void *mutex, double seconds)
+{
+    struct timespec limit;
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    clockid_t clock = CLOCK_MONOTONIC;
+#else
+    clockid_t clock = CLOCK_REALTIME;
+#endif
+    clock_gettime(clock, &limit);
+    limit.tv_sec += (time_t)seconds;
+    limit.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
+    if (limit.tv_nsec >= 1000000000L) {
+        limit.tv_nsec -= 1000000000L;
+        limit.tv_sec += 1;
+    }
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+    return treering_mutex_settle(mutex, pthread_mutex_clocklock((pthread_mutex_t *)mutex, clock, &limit));
+#else
+    return treering_mutex_settle(mutex, pthread_mutex_timedlock((pthread_mutex_t *)mutex, &limit));
+#endif
+}
+
+static int treering_mutex_unlock(void *mutex) { return pthread_mutex_unlock((pthread_mutex_t *)mutex); }
+
+/* The futex is the low half of a word. */
+static uint32_t *treering_low_half(uint64_t *word)
+{
+    uint32_t *half = (uint32_t *)word;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    half += 1;
+#endif
+    return half;
+}
+
+static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+{
+    struct timespec timeout;
+    timeout.tv_sec = (time_t)seconds;
+    timeout.tv_nsec = (long)((seconds - (double)timeout.tv_sec) * 1e9);
+    syscall(SYS_futex, treering_low_half(word), FUTEX_WAIT, (uint32_t)seen, &timeout, NULL, 0);
+}
+
+static void treering_futex_wake(uint64_t *word)
+{
+    syscall(SYS_futex, treering_low_half(word), FUTEX_WAKE, 0x7FFFFFFF, NULL, NULL, 0);
+}
+
+static void treering_populate(void *start, size_t length)
+{
+    madvise(start, length, 23 /* MADV_POPULATE_WRITE, Linux 5.14; older kernels refuse it */);
+}
+
+#else
+
+#define TREERING_HAS_MUTEX 0
+
+static int treering_mutex_init(void *mutex, int is_private) { (void)mutex; (void)is_private; return ENOSYS; }
+static int treering_mutex_try(void *mutex) { (void)mutex; return ENOSYS; }
+static int treering_mutex_lock(void *mutex, double seconds) { (void)mutex; (void)seconds; return ENOSYS; }
+static int treering_mutex_unlock(void *mutex) { (void)mutex; return ENOSYS; }
+static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+{
+    (void)word; (void)seen; (void)seconds;
+}
+static void treering_futex_wake(uint64_t *word) { (void)word; }
+static void treering_populate(void *start, size_t length) { (void)start; (void)length; }
+
+#endif
+
+static uint64_t treering_now_ns(void)
+{
+    struct timespec now;
+#if defined(_WIN32)
+    timespec_get(&now, TIME_UTC);
+#else
+    clock_gettime(CLOCK_REALTIME, &now);
+#endif
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+#endif

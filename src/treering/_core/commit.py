@@ -1,0 +1,241 @@
+"""Making records durable: one fsync for everyone who is waiting.
+
+Whoever needs a record durable looks at the control page. If it is not, and nobody is syncing, it
+becomes the leader: it notes where the log ends, fsyncs the tail outside every lock that appenders
+need, publishes the new durable position and wakes all. Everyone else sleeps outside the
+interpreter lock until that happens. Threads, tasks and processes are treated alike.
+(Precedents: PostgreSQL's group commit, LevelDB's writer queue.)
+
+A failed fsync is final: the kernel may have dropped the pages, so trying again would report success
+for bytes that are gone. The log is then dead for everybody until it is opened again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from . import format as fmt
+from .control import Control, SyncLock
+from .errors import FailedError, StorageError, TreeringError, WaitTimeoutError
+from .files import WRITE, Directory, File, no_such_file
+from .options import FsyncPolicy
+
+# Sleeping waiters look around this often: a leader may have died without waking them.
+_SLICE_SECONDS = 0.05
+
+
+class Commit:
+    """The durable side of an open log. Thread-safe."""
+
+    def __init__(self, directory: Directory, control: Control) -> None:
+        self._directory = directory
+        self._control = control
+        self._load = control.load
+        self._lock = SyncLock(control)
+        self._file: File | None = None
+        self._file_base = -1
+        self.seconds = 0.0  # how long the last fsync took
+
+    def close(self) -> None:
+        """Let go of the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def wait(self, position: int, timeout: float | None = None) -> None:
+        """Return once the record at `position` is durable.
+
+        FailedError if a write or fsync failed; WaitTimeoutError after `timeout` seconds.
+        """
+        load = self._load
+        until = None if timeout is None else time.monotonic() + timeout
+        while load(fmt.WORD_DURABLE) <= position:
+            seen = load(fmt.WORD_SYNCS)
+            self.check()
+            left = _SLICE_SECONDS if until is None else until - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(
+                    "the record is written but not yet durable", position=position
+                )
+            if not self._lead(position):
+                self._control.page.wait(
+                    fmt.WORD_SYNCS, seen, fmt.WORD_SYNC_WAITERS, min(left, _SLICE_SECONDS)
+                )
+
+    def check(self) -> None:
+        """Raise FailedError if the log is dead."""
+        number = self._load(fmt.WORD_FAILED)
+        if number:
+            raise failed_error(number, self._directory.path)
+
+    def _lead(self, position: int) -> bool:
+        """Sync on behalf of all who wait, unless somebody else is doing so."""
+        try:
+            try:
+                if not self._lock.try_acquire():
+                    return False
+                if self._load(fmt.WORD_DURABLE) <= position:
+                    self._sync_tail()
+            finally:
+                self._lock.release()
+        finally:
+            self._lock.release()
+        return True
+
+    def sync_for_roll(self) -> None:
+        """Make everything durable while the caller holds the append lock."""
+        end = self._load(fmt.WORD_END)
+        if end:
+            self.wait(end - 1)
+
+    def _sync_tail(self) -> None:
+        """Under the sync lock. The end is read before the fsync begins and before the tail's name:
+        what lies in older segments was made durable by the roll."""
+        end = self._load(fmt.WORD_END)
+        file = self._tail_file()
+        started = time.perf_counter()
+        self._sync_file(file)
+        self.seconds = time.perf_counter() - started
+        self.advance(end)
+
+    def _sync_file(self, file: File) -> None:
+        try:
+            try:
+                file.sync()
+            except StorageError as error:
+                self._fail(error)
+        except BaseException as error:
+            # A signal's exception may have taken the place of the failure; its context remembers.
+            cause = _storage_cause(error)
+            if cause is not None and not self._load(fmt.WORD_FAILED):
+                self._control.fail(cause.errno or 5)
+            raise
+
+    def _fail(self, error: OSError) -> None:
+        self._control.fail(error.errno or 5)
+        raise failed_error(error.errno or 5, self._directory.path) from error
+
+    def advance(self, end: int) -> None:
+        """Publish that everything below `end` is durable, and wake all who wait. Under the sync
+        lock, or with nobody else there."""
+        control = self._control
+        if end > control.load(fmt.WORD_DURABLE):
+            control.store(fmt.WORD_DURABLE, end)
+        control.store(fmt.WORD_SYNCS, control.load(fmt.WORD_SYNCS) + 1)
+        control.page.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+
+    def _tail_file(self) -> File:
+        """The tail segment, kept open: its descriptor also remembers errors of the background
+        writeback since it was opened."""
+        while True:
+            base = self._load(fmt.WORD_TAIL_BASE)
+            if base == self._file_base and self._file is not None:
+                return self._file
+            try:
+                file = self._directory.open(fmt.segment_name(base), WRITE)
+            except StorageError as error:
+                if no_such_file(error) and base != self._load(fmt.WORD_TAIL_BASE):
+                    continue  # rolled and truncated meanwhile
+                raise
+            self.close()
+            self._file, self._file_base = file, base
+            return file
+
+    def open_tail(self) -> None:
+        """Open the tail segment now, so that later fsyncs need no new descriptor."""
+        if self._load(fmt.WORD_TAIL_BASE) != fmt.NO_TAIL:
+            self._tail_file()
+
+
+class Deadline:
+    """BATCH: a thread that makes every record durable within the window after its append.
+
+    Starts the fsync so early that it should end in time, judging by the last one. Knows the commit,
+    not the handle: a forgotten handle can be collected while this thread lives.
+    """
+
+    def __init__(self, commit: Commit, control: Control, policy: FsyncPolicy) -> None:
+        self._commit = commit
+        self._control = control
+        self._window = policy.window_seconds
+        self._armed = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self.disarm = lambda: None
+
+    def arm(self) -> None:
+        """Something was appended; the deadline runs from now on."""
+        if self._thread is None:
+            self._start()
+        self._armed.set()
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="treering-deadline", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is not durable stays so."""
+        self._stopped.set()
+        self._armed.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._armed.wait()
+            self._armed.clear()
+            due = time.monotonic() + self._delay()
+            while not self._stopped.is_set():
+                self._stopped.wait(max(due - time.monotonic(), 0))
+                due = time.monotonic() + self._delay()
+                if not self._sync():
+                    return
+                # From here on an append arms us again; those before it were seen by this look.
+                self.disarm()
+                if not self._pending():
+                    break
+
+    def _delay(self) -> float:
+        return max(self._window / 2, self._window - 2 * self._commit.seconds)
+
+    def _pending(self) -> bool:
+        return self._control.load(fmt.WORD_END) > self._control.load(fmt.WORD_DURABLE)
+
+    def _sync(self) -> bool:
+        """Whether to go on: a dead log needs no deadline; other trouble is tried again."""
+        if self._stopped.is_set() or not self._pending():
+            return True
+        try:
+            self._commit.wait(self._control.load(fmt.WORD_END) - 1)
+        except FailedError:
+            return False
+        except TreeringError:
+            time.sleep(self._window)
+        return True
+
+
+def failed_error(number: int, path: str) -> FailedError:
+    """The error that every call on a dead log raises."""
+    return FailedError(
+        f"a write or an fsync failed ({os.strerror(number)}); the log takes no more appends",
+        number=number,
+        path=path,
+        hint="What was reported durable is safe. Check the device, then open the log again",
+    )
+
+
+def _storage_cause(error: BaseException | None) -> OSError | None:
+    """The OSError that `error` came from or took the place of."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

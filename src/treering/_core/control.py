@@ -1,0 +1,291 @@
+"""The control page of an open log: where it ends, what is durable, who may append now.
+
+A shared-memory file beside the segments (precedents: SQLite's wal-index, LMDB's lock file). It is
+never trusted across openings: whoever opens the log first writes a new one. Three locks guard it:
+
+  opening   a file lock held while a process opens the log, so that one recovers and the others wait
+  lock      a file lock held as long as a handle lives: shared, or exclusive for exclusive=True
+  append    taken for every append, roll and truncation: a robust mutex in the page, or a file lock
+
+Refuses to know segments and frames.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from zlib import crc32
+
+from . import format as fmt
+from .codec import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, backend, mutex_kind
+from .errors import ClosedError, LockedError, ReentrantError, WaitTimeoutError
+from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping
+
+T = TypeVar("T")
+
+# Lock kinds other than the (odd) number that mutex_kind() gives.
+FILE_LOCK = 2
+PRIVATE_LOCK = 4
+
+_SLICE_SECONDS = 0.1
+
+
+class Control:
+    """An open control page. Words may be read at any time; written under the append lock."""
+
+    def __init__(self, file: File, mapping: Mapping, *, write: bool) -> None:
+        self.file = file
+        self._mapping: Mapping | None = mapping
+        self.page = SharedPage(mapping, write=write)
+        self.load = self.page.load
+        self.store = self.page.store
+        self.lock_kind = self.load(fmt.WORD_LOCK_KIND)
+
+    @classmethod
+    def create(cls, directory: Directory, log_id: bytes, *, lock_kind: int) -> Control:
+        """A new page under the page's name; handles on the old one keep the old file."""
+        temporary = f"{fmt.CONTROL_NAME}.{os.getpid()}{fmt.TEMPORARY_SUFFIX}"
+        directory.remove(temporary)
+        file = directory.open(temporary, CREATE_NEW)
+        try:
+            file.allocate(fmt.CONTROL_BYTES)
+            control = cls(file, file.map(fmt.CONTROL_BYTES, write=True), write=True)
+        except BaseException:
+            file.close()
+            raise
+        control.lock_kind = lock_kind
+        store = control.store
+        store(fmt.WORD_VERSION, fmt.CONTROL_VERSION)
+        store(fmt.WORD_LOG_ID, int.from_bytes(log_id[:8], "little"))
+        store(fmt.WORD_LOG_ID + 1, int.from_bytes(log_id[8:], "little"))
+        store(fmt.WORD_BOOT, boot_number(directory))
+        store(fmt.WORD_LOCK_KIND, lock_kind)
+        store(fmt.WORD_OWNER_PID, os.getpid())
+        control.page.initialise_mutexes(private=lock_kind == PRIVATE_LOCK)
+        store(fmt.WORD_MAGIC, fmt.CONTROL_MAGIC)
+        directory.rename(temporary, fmt.CONTROL_NAME)
+        return control
+
+    @classmethod
+    def join(cls, directory: Directory, *, write: bool = True) -> Control:
+        """The page that other processes use now; LockedError if this process cannot share it."""
+        file = directory.open(fmt.CONTROL_NAME, WRITE if write else READ)
+        try:
+            control = cls(file, file.map(fmt.CONTROL_BYTES, write=write), write=write)
+        except BaseException:
+            file.close()
+            raise
+        try:
+            control._check_shareable(directory)
+        except BaseException:
+            control.close()
+            raise
+        return control
+
+    def _check_shareable(self, directory: Directory) -> None:
+        path = self.file.path
+        if self.load(fmt.WORD_MAGIC) != fmt.CONTROL_MAGIC:
+            raise LockedError("the control page is not complete", path=path)
+        if self.load(fmt.WORD_VERSION) != fmt.CONTROL_VERSION:
+            raise LockedError(
+                "another version of treering holds the log open",
+                path=path,
+                hint="Close it there, or use the same version",
+            )
+        same_kind = self.lock_kind in (FILE_LOCK, mutex_kind())
+        if not same_kind or self.load(fmt.WORD_BOOT) != boot_number(directory):
+            raise LockedError(
+                "the processes that hold the log open use a lock this process cannot share "
+                "(another PID namespace or C library)",
+                path=path,
+                hint="Open the log with process_lock='file' in all of them",
+            )
+
+    def close(self) -> None:
+        """Let go of the page; idempotent. Threads that wait in it get ClosedError."""
+        mapping, self._mapping = self._mapping, None
+        if mapping is not None:
+            # The memory goes when the last thread that sleeps in it has left, not before.
+            self.page.close()
+            self.file.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close was called."""
+        return self._mapping is None
+
+    def matches(self, directory: Directory, log_id: bytes) -> bool:
+        """Whether the page speaks of this log and of the time since the last boot."""
+        return (
+            self.load(fmt.WORD_MAGIC) == fmt.CONTROL_MAGIC
+            and self.load(fmt.WORD_LOG_ID) == int.from_bytes(log_id[:8], "little")
+            and self.load(fmt.WORD_LOG_ID + 1) == int.from_bytes(log_id[8:], "little")
+            and self.load(fmt.WORD_BOOT) == boot_number(directory)
+        )
+
+    def fail(self, number: int) -> None:
+        """Declare the log dead for everybody who has it open, and wake them all."""
+        self.store(fmt.WORD_FAILED, number or 5)
+        self.store(fmt.WORD_SYNCS, self.load(fmt.WORD_SYNCS) + 1)
+        self.page.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+        self.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
+
+
+class AppendLock:
+    """The lock around every change to the log, between threads and between processes.
+
+    `run(action, *args)` runs the action under it. Whatever is raised where (a signal handler may
+    raise between any two steps), the lock is given back: releasing is idempotent and tried twice.
+    """
+
+    def __init__(self, control: Control, timeout: float) -> None:
+        self._threads = threading.RLock()
+        self._control = control
+        self._timeout = timeout
+        self._entered = False
+        kind = control.lock_kind
+        self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
+        self._file = kind == FILE_LOCK
+        # The native append takes the mutex by itself; with a file lock it must not try.
+        self.native_safe = self._mutex or backend == "python"
+
+    def run(self, action: Callable[..., T], *args: Any) -> T:
+        """action(*args) under the lock; ReentrantError from a handler inside another action."""
+        with self._threads:
+            if self._entered:
+                raise ReentrantError(
+                    "the log was called from a signal handler that interrupted a call on it",
+                    hint="Set a flag in the handler and append afterwards",
+                )
+            try:
+                try:
+                    self._entered = True
+                    self._acquire()
+                    return action(*args)
+                finally:
+                    self._release()
+            finally:
+                self._release()
+
+    def _acquire(self) -> None:
+        if self._control.closed:
+            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+        if not self._mutex and not self._file:
+            return
+        until = time.monotonic() + self._timeout
+        while not self._acquire_slice():
+            if time.monotonic() > until:
+                raise WaitTimeoutError(
+                    f"another process has held the append lock for {self._timeout:g} s",
+                    hint="Look for a stopped process among those that have the log open",
+                )
+
+    def _acquire_slice(self) -> bool:
+        """One bounded try, so that signals are served while we wait."""
+        if self._mutex:
+            state = self._control.page.lock(fmt.APPEND_MUTEX_OFFSET, _SLICE_SECONDS)
+            return state in (ACQUIRED, OWNER_DIED)
+        until = time.monotonic() + _SLICE_SECONDS
+        pause = 0.000_02
+        while not self._control.file.try_lock(exclusive=True):
+            if time.monotonic() > until:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.001)
+        return True
+
+    def _release(self) -> None:
+        if self._mutex:
+            self._control.page.unlock(fmt.APPEND_MUTEX_OFFSET)
+        elif self._file:
+            self._control.file.unlock()
+        self._entered = False
+
+
+class SyncLock:
+    """Who may fsync now: one leader among all threads and, with a mutex, all processes."""
+
+    def __init__(self, control: Control) -> None:
+        kind = control.lock_kind
+        self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
+        self._page = control.page
+        self._threads = threading.Lock()
+        self._owner: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Take it if it is free."""
+        if self._mutex:
+            return self._page.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT
+        if self._threads.acquire(blocking=False):
+            self._owner = threading.get_ident()
+            return True
+        return False
+
+    def release(self) -> None:
+        """Give it back; harmless when this thread does not hold it."""
+        if self._mutex:
+            self._page.unlock(fmt.SYNC_MUTEX_OFFSET)
+        elif self._owner == threading.get_ident():
+            self._owner = None
+            self._threads.release()
+
+
+class HandleLocks:
+    """The two file locks of a handle: `opening` while it opens, `lock` as long as it lives."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._opening = directory.open(fmt.OPENING_NAME, WRITE | os.O_CREAT)
+        try:
+            self._life = directory.open(fmt.LOCK_NAME, WRITE | os.O_CREAT)
+        except BaseException:
+            self._opening.close()
+            raise
+
+    def begin(self, timeout: float, path: str) -> None:
+        """Wait until no other process is opening the log."""
+        until = time.monotonic() + timeout
+        while not self._opening.try_lock(exclusive=True):
+            if time.monotonic() > until:
+                raise LockedError(
+                    f"another process has been opening the log for over {timeout:g} s", path=path
+                )
+            time.sleep(0.002)
+
+    def alone(self) -> bool:
+        """Whether no other handle is open; if so, this one now holds the log exclusively."""
+        return self._life.try_lock(exclusive=True)
+
+    def share(self) -> bool:
+        """Turn to (or take) the shared lock; False while somebody holds the log exclusively."""
+        return self._life.try_lock(exclusive=False)
+
+    def end(self) -> None:
+        """Opening is over; let the next one in."""
+        self._opening.unlock()
+
+    def last_one(self) -> bool:
+        """Whether this is the only handle and nobody is opening the log now. If so, nobody can
+        until `close`."""
+        return self._opening.try_lock(exclusive=True) and self.alone()
+
+    def close(self) -> None:
+        """Give up both locks; idempotent."""
+        self._opening.close()
+        self._life.close()
+
+
+def boot_number(directory: Directory) -> int:
+    """The boot (and PID namespace) as a word."""
+    return crc32(directory.files.boot_id().encode()) or 1
+
+
+def choose_lock_kind(*, exclusive: bool, process_lock: str) -> int:
+    """Which lock a log's first opener sets up."""
+    if exclusive:
+        return PRIVATE_LOCK
+    if process_lock == "file":
+        return FILE_LOCK
+    return mutex_kind() or FILE_LOCK

@@ -1,0 +1,261 @@
+"""What an open handle consists of: built by opening, taken down by closing. `Wal` is its face.
+
+    Engine       a handle that may append: locks, control page, commit, deadline, writer, readers
+    QuietEngine  a read-only handle: the files alone
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+
+from . import format as fmt
+from . import manifest as manifests
+from . import recovery, retention
+from . import segment as segments
+from .commit import Commit, Deadline
+from .control import Control, HandleLocks, choose_lock_kind
+from .errors import LockedError, TreeringError
+from .files import Directory, SystemFiles
+from .options import WalConfig
+from .reader import LiveSource, QuietSource, Segments
+from .recovery import Progress, RecoveryReport
+from .writer import Writer, publish
+
+
+class Engine:
+    """A live handle's parts. Knows nothing of `Wal`, so a forgotten handle can be collected."""
+
+    def __init__(self, directory: Directory, config: WalConfig) -> None:
+        self.directory = directory
+        self.config = config
+        self._closing = threading.Lock()
+        self._closed = False
+        if not directory.exists():
+            if not config.create:
+                raise recovery.not_found(directory.path)
+            directory.make()
+        self._locks = HandleLocks(directory)
+        try:
+            self._locks.begin(config.lock_timeout_seconds, directory.path)
+            try:
+                self.control, self.report, log_id = self._enter()
+            finally:
+                self._locks.end()
+        except BaseException:
+            self._locks.close()
+            raise
+        self.log_id = log_id
+        self.commit = Commit(directory, self.control)
+        self.deadline = self._make_deadline()
+        arm = self.deadline.arm if self.deadline is not None else None
+        self.writer = Writer(directory, config, self.control, self.commit, log_id, arm)
+        if self.deadline is not None:
+            self.deadline.disarm = self.writer.tail.disarm
+        if retention.wants_retention(config):
+            self.writer.rolled = self.apply_retention
+        self.source = LiveSource(directory, self.control)
+        self.kept = Segments(self.source)
+        try:
+            self.commit.open_tail()
+            self.writer.lock.run(self.writer.catch_up)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_deadline(self) -> Deadline | None:
+        if self.config.fsync_policy.name != "batch":
+            return None
+        return Deadline(self.commit, self.control, self.config.fsync_policy)
+
+    # --- Opening ----------------------------------------------------------------------------------
+
+    def _enter(self) -> tuple[Control, RecoveryReport, bytes]:
+        """Under the opening lock: be the first and recover, or join those who have it open."""
+        if self._locks.alone():
+            entered = self._recover()
+            if not self.config.exclusive:
+                self._locks.share()
+            return entered
+        if self.config.exclusive or not self._locks.share():
+            raise self._locked_error()
+        control = Control.join(self.directory)
+        if control.load(fmt.WORD_FAILED):
+            return self._take_over(control)
+        log_id = self._log_id_of(control)
+        first, end = control.load(fmt.WORD_FIRST), control.load(fmt.WORD_END)
+        return control, RecoveryReport("joined", first, end), log_id
+
+    def _log_id_of(self, control: Control) -> bytes:
+        words = control.load(fmt.WORD_LOG_ID), control.load(fmt.WORD_LOG_ID + 1)
+        return b"".join(word.to_bytes(8, "little") for word in words)
+
+    def _take_over(self, failed: Control) -> tuple[Control, RecoveryReport, bytes]:
+        """The log is dead for all who have it open. Wait for an append that had begun before it
+        died, then recover; the new control page leaves the old handles behind for good."""
+        from .control import AppendLock
+
+        AppendLock(failed, self.config.lock_timeout_seconds).run(lambda: None)
+        failed.close()
+        return self._recover()
+
+    def _recover(self) -> tuple[Control, RecoveryReport, bytes]:
+        started = time.monotonic()
+        facts = recovery.survey(self.directory)
+        decided = recovery.plan(facts)
+        if decided is None:
+            if not self.config.create:
+                raise recovery.not_found(self.directory.path)
+            self._create()
+            facts = recovery.survey(self.directory)
+            decided = recovery.plan(facts)
+            assert decided is not None
+            report = RecoveryReport("created", decided.first_position, decided.end)
+        else:
+            recovery.refuse(decided)
+            recovery.apply(self.directory, decided)
+            report = recovery.report(facts, decided, started)
+        kind = choose_lock_kind(
+            exclusive=self.config.exclusive, process_lock=self.config.process_lock
+        )
+        assert decided.log_id is not None
+        control = Control.create(self.directory, decided.log_id, lock_kind=kind)
+        publish(control, decided)
+        return control, report, decided.log_id
+
+    def _create(self) -> None:
+        """A new log: its first segment, then the manifest that vouches for it."""
+        clock = self.config.clock or time.time_ns
+        header = fmt.SegmentHeader(
+            uuid.uuid4().bytes, 0, 0, self.config.frame_align_bytes, clock()
+        )
+        trusted = self.directory.mapping_trusted()
+        size = self.config.segment_bytes_max if trusted else fmt.SEGMENT_HEADER_BYTES
+        name = segments.temporary_name()
+        self.directory.remove(name)
+        segments.prepare(self.directory, header, name, size)
+        segments.install(self.directory, name, 0)
+        manifests.create(
+            self.directory, fmt.Manifest(header.log_id, 1, 0, 0, 0, fmt.NO_CUT, 0, 0, 0)
+        )
+
+    def _locked_error(self) -> LockedError:
+        pid: int | None = None
+        with contextlib.suppress(TreeringError, OSError, ValueError):
+            control = Control.join(self.directory, write=False)
+            pid = control.load(fmt.WORD_OWNER_PID)
+            control.close()
+        who = f"process {pid}" if pid else "another process"
+        error = LockedError(
+            f"the log is open in {who}",
+            path=self.directory.path,
+            hint="Close it there. Several processes may share a log if none opens it with "
+            "exclusive=True; read_only=True needs no lock",
+        )
+        error.pid = pid
+        return error
+
+    # --- Retention --------------------------------------------------------------------------------
+
+    def truncate_before(self, position: int) -> int:
+        """Truncate as far as the pins allow; the new first position."""
+        return self.writer.lock.run(self._truncate_locked, position)
+
+    def _truncate_locked(self, position: int) -> int:
+        # Pins are read under the lock that setting one takes: a pin that was set is respected.
+        pins = retention.load_pins(self.directory)
+        return self.writer.truncate_before_locked(min([position, *pins.values()]))
+
+    def apply_retention(self) -> int:
+        """Remove what the configured retention no longer wants; the first position."""
+        target = retention.retention_target(self.directory, self.control, self.config)
+        if target > self.control.load(fmt.WORD_FIRST):
+            return self.truncate_before(target)
+        return self.control.load(fmt.WORD_FIRST)
+
+    def change_pin(self, name: str, position: int | None) -> None:
+        """Set or remove a pin."""
+        self.writer.lock.run(self._change_pin_locked, name, position)
+
+    def _change_pin_locked(self, name: str, position: int | None) -> None:
+        pins = retention.load_pins(self.directory)
+        if position is None:
+            pins.pop(name, None)
+        else:
+            pins[name] = position
+        retention.store_pins(self.directory, pins)
+
+    # --- Closing ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Make everything durable, let go of everything; idempotent. The first failure is raised
+        after all is let go."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self._sync_at_close()
+        finally:
+            self.writer.close(clean=self._locks.last_one())
+            self._let_go()
+
+    def _sync_at_close(self) -> None:
+        if self.deadline is not None:
+            self.deadline.stop()
+        end = self.control.load(fmt.WORD_END)
+        if end and not self.control.load(fmt.WORD_FAILED):
+            self.commit.wait(end - 1)
+
+    def _let_go(self) -> None:
+        self.kept.close()
+        self.commit.close()
+        self.control.close()
+        self._locks.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptors and mappings, and touch nothing else.
+        The locks are the parent's and stay so."""
+        self._closed = True
+        self.writer.abandon()
+        self._let_go()
+
+
+class QuietEngine:
+    """A read-only handle's parts."""
+
+    def __init__(
+        self, directory: Directory, config: WalConfig, progress: Progress | None = None
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        started = time.monotonic()
+        if not directory.exists():
+            raise recovery.not_found(directory.path)
+        facts = recovery.survey(directory, progress)
+        decided = recovery.plan(facts)
+        if decided is None:
+            raise recovery.not_found(directory.path)
+        damaged = None
+        try:
+            recovery.refuse(decided)
+        except TreeringError as error:
+            damaged = (decided.end, error)
+        if decided.damage is None and damaged is not None:
+            raise damaged[1]
+        self.report = recovery.report(facts, decided, started)
+        self.log_id = decided.log_id
+        self.source = QuietSource(directory, decided.first_position, damaged, decided.end)
+        self.kept = Segments(self.source)
+
+    def close(self) -> None:
+        """Let go of the files; idempotent."""
+        self.kept.close()
+        self.source.close()
+
+
+def directory_of(path: str, config: WalConfig) -> Directory:
+    """The log's directory behind the configured door."""
+    return Directory(config.files or SystemFiles(), path)

@@ -1,0 +1,484 @@
+"""The door to the operating system: the only module of the core that touches files.
+
+Two layers. `SystemFiles` is the door proper: one method per system call, raising OSError; the
+twins in `treering.testing` (in memory, losing power, failing on request) replace just this class.
+`File` stands on any of them: it loops over short transfers, refuses anything but a plain file of
+its own, and turns OSError into treering's errors.
+
+Knows nothing of records, frames or segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import sys
+import threading
+from typing import Any, Protocol
+
+from .errors import StorageError, UsageError, storage_error
+
+if sys.platform == "win32":  # pragma: no cover - not tried: see docs/operations.md
+    import msvcrt
+else:
+    import fcntl
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+# On these, a shared mapping, preallocation and pread agree with one another and preallocated
+# space is really reserved. Elsewhere (copy-on-write, network, FUSE) the tail is written by pwrite.
+MAPPING_TRUSTED = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "memory"})
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+# A FIFO put where a file is expected must not make open() wait for its other end.
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+READ = os.O_RDONLY | _CLOEXEC | _NOFOLLOW | _BINARY | _NONBLOCK
+WRITE = os.O_RDWR | _CLOEXEC | _NOFOLLOW | _BINARY | _NONBLOCK
+CREATE = WRITE | os.O_CREAT
+CREATE_NEW = CREATE | os.O_EXCL
+
+# Lock-file bytes on Windows: byte 0 is the appender's lock, the others one per open handle.
+_WINDOWS_SLOTS = 1024
+
+
+class Mapping(Protocol):
+    """A mapped file: a writable (or readable) buffer that can be closed."""
+
+    def close(self) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class SystemFiles:
+    """The real operating system. Every method may raise OSError."""
+
+    def open(self, path: str, flags: int) -> int:
+        """A file descriptor; new files get mode 0600 whatever the umask."""
+        descriptor = os.open(path, flags, FILE_MODE)
+        if flags & os.O_CREAT and hasattr(os, "fchmod"):
+            # The umask can only have removed bits; owners must be able to reopen their log.
+            status = os.fstat(descriptor)
+            if status.st_size == 0 and stat.S_IMODE(status.st_mode) != FILE_MODE:
+                os.fchmod(descriptor, FILE_MODE)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        """Close the descriptor."""
+        os.close(descriptor)
+
+    def status(self, descriptor: int) -> os.stat_result:
+        """What fstat says."""
+        return os.fstat(descriptor)
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Read up to len(buffer) bytes at `offset`; 0 at the end of the file."""
+        if hasattr(os, "preadv"):
+            return os.preadv(descriptor, [buffer], offset)
+        return _seek_and_read(descriptor, buffer, offset)  # pragma: no cover - Windows
+
+    def write(self, descriptor: int, data: memoryview, offset: int) -> int:
+        """Write up to len(data) bytes at `offset`; the number written."""
+        if hasattr(os, "pwrite"):
+            return os.pwrite(descriptor, data, offset)
+        return _seek_and_write(descriptor, data, offset)  # pragma: no cover - Windows
+
+    def truncate(self, descriptor: int, size_bytes: int) -> None:
+        """Set the file's size."""
+        os.ftruncate(descriptor, size_bytes)
+
+    def allocate(self, descriptor: int, size_bytes: int) -> None:
+        """Reserve the first `size_bytes` bytes, so that writing there cannot run out of space."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        else:  # pragma: no cover - macOS, Windows
+            os.ftruncate(descriptor, size_bytes)
+
+    def sync(self, descriptor: int) -> None:
+        """Make the file's bytes durable (fdatasync, F_FULLFSYNC on macOS)."""
+        if sys.platform == "darwin":  # pragma: no cover - not tried
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        elif hasattr(os, "fdatasync"):
+            os.fdatasync(descriptor)
+        else:  # pragma: no cover - Windows
+            os.fsync(descriptor)
+
+    def sync_directory(self, path: str) -> None:
+        """Make the directory's entries durable; nothing to do on Windows, which has no such call."""
+        if sys.platform == "win32":  # pragma: no cover
+            return
+        descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def map(self, descriptor: int, length: int, *, write: bool) -> Mapping:
+        """A mapping of the file's first `length` bytes, shared with every other process."""
+        access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+        return mmap.mmap(descriptor, length, access=access)
+
+    def next_data(self, descriptor: int, offset: int) -> int | None:
+        """Where bytes other than holes may begin at or after `offset`; None if there are none."""
+        if not hasattr(os, "SEEK_DATA"):  # pragma: no cover - Windows
+            return offset if offset < os.fstat(descriptor).st_size else None
+        try:
+            return os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            return offset  # the file system does not know; look at every byte
+
+    def try_lock(self, descriptor: int, *, exclusive: bool) -> bool:
+        """Take the whole-file lock if it is free; it belongs to the open file description."""
+        if sys.platform == "win32":  # pragma: no cover - not tried
+            return _windows_lock(descriptor, exclusive=exclusive)
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self, descriptor: int) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if sys.platform == "win32":  # pragma: no cover - not tried
+            return _windows_unlock(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def list_directory(self, path: str) -> list[str]:
+        """The names in the directory, in no order."""
+        return os.listdir(path)
+
+    def make_directory(self, path: str) -> None:
+        """Create one directory with mode 0700 whatever the umask."""
+        os.mkdir(path, DIRECTORY_MODE)
+        os.chmod(path, DIRECTORY_MODE)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename, replacing what is there."""
+        os.replace(old, new)
+
+    def remove(self, path: str) -> None:
+        """Remove the name."""
+        os.unlink(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether there is a directory at `path`."""
+        return os.path.isdir(path)
+
+    def file_system(self, path: str) -> str:
+        """The kind of file system below `path` ("ext4", "tmpfs", …; "unknown" off Linux)."""
+        return _file_system_kind(path)
+
+    def boot_id(self) -> str:
+        """A text that changes when the machine restarts and, on Linux, with the PID namespace."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                boot = file.read().strip()
+            return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+        except OSError:  # pragma: no cover - not Linux
+            return "unknown"
+
+
+class File:
+    """One plain file of a log, opened through the door `files`.
+
+    Refuses symbolic links, hard links, FIFOs and devices. Raises StorageError (DiskFullError when
+    there is no space). Not locked: callers of one File from several threads only use offsets.
+    """
+
+    __slots__ = ("_files", "descriptor", "path")
+
+    def __init__(self, files: SystemFiles, path: str, flags: int = READ) -> None:
+        self._files = files
+        self.path = path
+        self.descriptor = -1
+        try:
+            self.descriptor = files.open(path, flags)
+            status = files.status(self.descriptor)
+        except OSError as error:
+            self.close()
+            raise storage_error(error, "open", path) from error
+        try:
+            _refuse_odd_files(status, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the descriptor; idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            self._files.close(descriptor)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def size(self) -> int:
+        """The file's size in bytes."""
+        try:
+            return self._files.status(self.descriptor).st_size
+        except OSError as error:
+            raise storage_error(error, "stat", self.path) from error
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode: tells a file from another one of the same name."""
+        status = self._files.status(self.descriptor)
+        return status.st_dev, status.st_ino
+
+    def links(self) -> int:
+        """How many names the file has; 0 once it was removed."""
+        return self._files.status(self.descriptor).st_nlink
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset` on; fewer bytes only at the end of the file."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = self._files.read_into(self.descriptor, buffer[done:], offset + done)
+                if count == 0:
+                    break
+                done += count
+        except InterruptedError:  # pragma: no cover - Python retries EINTR itself
+            return done + self.read_into(buffer[done:], offset + done)
+        except OSError as error:
+            raise storage_error(error, f"read at offset {offset + done}", self.path) from error
+        return done
+
+    def read(self, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset` on; fewer only at the end of the file."""
+        buffer = bytearray(length)
+        count = self.read_into(memoryview(buffer), offset)
+        return bytes(memoryview(buffer)[:count])
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`, or raise."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    count = self._files.write(self.descriptor, rest, offset)
+                except InterruptedError:
+                    continue
+                if count == 0:
+                    raise OSError(errno.EIO, "the write made no progress")
+                rest = rest[count:]
+                offset += count
+        except OSError as error:
+            raise storage_error(error, f"write at offset {offset}", self.path) from error
+
+    def next_data(self, offset: int) -> int | None:
+        """Where bytes other than holes may begin at or after `offset`; None if there are none."""
+        return self._files.next_data(self.descriptor, offset)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Set the file's size."""
+        try:
+            self._files.truncate(self.descriptor, size_bytes)
+        except OSError as error:
+            raise storage_error(error, "set the size", self.path) from error
+
+    def allocate(self, size_bytes: int) -> None:
+        """Reserve space for the first `size_bytes` bytes; the size grows to that."""
+        while True:
+            try:
+                return self._files.allocate(self.descriptor, size_bytes)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                # Only for "cannot do that here" is there another way; never for a full disk.
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise storage_error(error, "reserve space", self.path) from error
+                return self.truncate(size_bytes)
+
+    def sync(self) -> None:
+        """Make the bytes durable. A failure is final: never call it again for the same bytes."""
+        try:
+            self._files.sync(self.descriptor)
+        except OSError as error:
+            raise storage_error(error, "fsync", self.path) from error
+
+    def map(self, length: int, *, write: bool) -> Mapping:
+        """Map the first `length` bytes, shared."""
+        try:
+            return self._files.map(self.descriptor, length, write=write)
+        except OSError as error:
+            raise storage_error(error, "map", self.path) from error
+
+    def try_lock(self, *, exclusive: bool) -> bool:
+        """Take the file's lock if it is free."""
+        try:
+            return self._files.try_lock(self.descriptor, exclusive=exclusive)
+        except OSError as error:
+            raise storage_error(error, "lock", self.path) from error
+
+    def unlock(self) -> None:
+        """Give the lock back; harmless when it is not held or the file is closed."""
+        if self.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self._files.unlock(self.descriptor)
+
+
+class Directory:
+    """A log's directory: names in it, never paths from data."""
+
+    def __init__(self, files: SystemFiles, path: str) -> None:
+        self.files = files
+        self.path = path
+
+    def join(self, name: str) -> str:
+        """The path of `name` in this directory."""
+        return os.path.join(self.path, name)
+
+    def open(self, name: str, flags: int = READ) -> File:
+        """Open a file of the directory."""
+        return File(self.files, self.join(name), flags)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        try:
+            return sorted(self.files.list_directory(self.path))
+        except OSError as error:
+            raise storage_error(error, "list", self.path) from error
+
+    def exists(self) -> bool:
+        """Whether the directory is there."""
+        return self.files.is_directory(self.path)
+
+    def make(self) -> None:
+        """Create the directory, its missing parents too, and make each name durable."""
+        missing = []
+        path = self.path
+        while not self.files.is_directory(path):
+            missing.append(path)
+            path = os.path.dirname(path) or "."
+        for path in reversed(missing):
+            try:
+                with contextlib.suppress(FileExistsError):
+                    self.files.make_directory(path)
+                self.files.sync_directory(os.path.dirname(path) or ".")
+            except OSError as error:
+                raise storage_error(error, "create the directory", path) from error
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename within the directory; durable only after `sync`."""
+        try:
+            self.files.rename(self.join(old), self.join(new))
+        except OSError as error:
+            raise storage_error(error, f"rename to {new}", self.join(old)) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a name, if it is there; durable only after `sync`."""
+        try:
+            self.files.remove(self.join(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise storage_error(error, "remove", self.join(name)) from error
+
+    def sync(self) -> None:
+        """Make the names durable."""
+        try:
+            self.files.sync_directory(self.path)
+        except OSError as error:
+            raise storage_error(error, "fsync the directory", self.path) from error
+
+    def mapping_trusted(self) -> bool:
+        """Whether stores to a mapping and preallocation can be relied on here."""
+        return self.files.file_system(self.path) in MAPPING_TRUSTED
+
+
+def _refuse_odd_files(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(
+            "not a plain file",
+            path=path,
+            hint="A log's files are plain files: remove what was put there",
+        )
+    if status.st_nlink > 1:
+        raise UsageError(
+            "the file has a second name (a hard link)",
+            path=path,
+            hint="Two names for one file could be written by two logs: remove one of them",
+        )
+
+
+def _file_system_kind(path: str) -> str:
+    """Look the device up in mountinfo; the longest mount point wins where devices differ."""
+    try:
+        device = os.stat(path).st_dev
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return "unknown"
+    number = f"{os.major(device)}:{os.minor(device)}"
+    real = os.path.realpath(path)
+    best, kind = -1, "unknown"
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        mount = fields[4].replace("\\040", " ")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        rank = len(mount) + (1 << 20 if fields[2] == number else 0)
+        if inside and rank >= best:
+            best, kind = rank, right.split()[0]
+    return kind
+
+
+def no_such_file(error: StorageError) -> bool:
+    """Whether the error says that the file does not exist."""
+    return error.errno == errno.ENOENT
+
+
+# --- Windows: imports and works in the plain way; not tried there -------------------------------
+
+_seek_lock = threading.Lock()
+
+
+def _seek_and_read(descriptor: int, buffer: memoryview, offset: int) -> int:  # pragma: no cover
+    with _seek_lock:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _seek_and_write(descriptor: int, data: memoryview, offset: int) -> int:  # pragma: no cover
+    with _seek_lock:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+if sys.platform == "win32":  # pragma: no cover - not tried
+    _held: dict[int, tuple[int, int]] = {}
+
+    def _windows_lock(descriptor: int, *, exclusive: bool) -> bool:
+        """A shared lock is one free byte of many; the exclusive lock is all of them."""
+        ranges = (
+            [(0, _WINDOWS_SLOTS)] if exclusive else [(slot, 1) for slot in range(_WINDOWS_SLOTS)]
+        )
+        _windows_unlock(descriptor)
+        for start, length in ranges:
+            try:
+                os.lseek(descriptor, start, os.SEEK_SET)
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, length)
+            except OSError:
+                continue
+            _held[descriptor] = (start, length)
+            return True
+        return False
+
+    def _windows_unlock(descriptor: int) -> None:
+        start, length = _held.pop(descriptor, (0, 0))
+        if length:
+            os.lseek(descriptor, start, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, length)

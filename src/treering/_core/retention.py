@@ -1,0 +1,126 @@
+"""Pins and retention: what truncation must leave, and what it should take by itself.
+
+A pin is a named low-water mark: records from its position on stay. Pins live in one small JSON
+file, replaced whole, so that consumers in other processes and after a restart are respected.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from . import format as fmt
+from . import segment as segments
+from .control import Control
+from .errors import DamageError, StorageError, UsageError
+from .files import CREATE_NEW, Directory, no_such_file
+from .options import WalConfig
+from .view import View
+
+PIN_NAME_LENGTH_MAX = 200
+
+
+def load_pins(directory: Directory) -> dict[str, int]:
+    """All pins. DamageError if the file is damaged: truncation must not guess what is needed."""
+    try:
+        with directory.open(fmt.PINS_NAME) as file:
+            text = file.read(file.size(), 0)
+    except StorageError as error:
+        if no_such_file(error):
+            return {}
+        raise
+    try:
+        content = json.loads(text)
+        pins = {str(name): int(position) for name, position in content["pins"].items()}
+        intact = content["checksum"] == _pins_checksum(pins)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact, pins = False, {}
+    if not intact:
+        raise DamageError(
+            "the file of pins is damaged, so truncation cannot know what consumers need",
+            path=directory.join(fmt.PINS_NAME),
+            hint="Remove the file, then let every consumer pin its position again",
+        )
+    return pins
+
+
+def store_pins(directory: Directory, pins: dict[str, int]) -> None:
+    """Replace all pins; durable at return. Under the append lock."""
+    content = {"version": 1, "pins": pins, "checksum": _pins_checksum(pins)}
+    temporary = fmt.PINS_NAME + fmt.TEMPORARY_SUFFIX
+    directory.remove(temporary)
+    try:
+        with directory.open(temporary, CREATE_NEW) as file:
+            file.write(json.dumps(content, indent=1).encode(), 0)
+            file.sync()
+        directory.rename(temporary, fmt.PINS_NAME)
+    except BaseException:
+        directory.remove(temporary)
+        raise
+    directory.sync()
+
+
+def check_pin_name(name: str) -> str:
+    """A pin's name; it never becomes a path."""
+    if not isinstance(name, str) or not 0 < len(name) <= PIN_NAME_LENGTH_MAX:
+        raise UsageError(f"a pin's name is a text of 1 to {PIN_NAME_LENGTH_MAX} characters")
+    return name
+
+
+def _pins_checksum(pins: dict[str, int]) -> int:
+    return fmt.checksum(json.dumps(sorted(pins.items())).encode())
+
+
+def retention_target(directory: Directory, control: Control, config: WalConfig) -> int:
+    """The position before which the configured retention wants records removed (0: none)."""
+    view = View.load(directory)
+    target = 0
+    end = control.load(fmt.WORD_END)
+    for base, following in zip(view.bases, view.bases[1:], strict=False):
+        if not _expendable(directory, config, base, following, end, view):
+            break
+        target = following
+    return target
+
+
+def _expendable(
+    directory: Directory, config: WalConfig, base: int, following: int, end: int, view: View
+) -> bool:
+    if config.retention_records_max is not None and end - following >= config.retention_records_max:
+        return True
+    if config.retention_bytes_max is not None:
+        newer = [other for other in view.bases if other >= base]
+        if sum(_used_bytes(directory, other) for other in newer) > config.retention_bytes_max:
+            return True
+    if config.retention_seconds_max is not None:
+        newest = _newest_ns(directory, base)
+        oldest_wanted = (config.clock or time.time_ns)() - round(config.retention_seconds_max * 1e9)
+        return newest is not None and newest < oldest_wanted
+    return False
+
+
+def _used_bytes(directory: Directory, base: int) -> int:
+    try:
+        with segments.open_segment(directory, base) as file:
+            return file.size()
+    except StorageError:
+        return 0
+
+
+def _newest_ns(directory: Directory, base: int) -> int | None:
+    """Greatest timestamp of a sealed segment; None if it has no footer yet."""
+    try:
+        with segments.open_segment(directory, base) as file:
+            trailer = segments.read_trailer(file, segments.read_header(file), file.size())
+    except (StorageError, fmt.FormatError):
+        return None
+    return None if trailer is None else trailer.newest_ns
+
+
+def wants_retention(config: WalConfig) -> bool:
+    """Whether any retention is configured."""
+    return (
+        config.retention_bytes_max is not None
+        or config.retention_seconds_max is not None
+        or config.retention_records_max is not None
+    )

@@ -1,0 +1,553 @@
+"""`Wal`: the handle that programs use. It adds no mechanism of its own, only the face."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+from . import format as fmt
+from . import retention
+from .codec import Record, Tail, backend
+from .engine import Engine, QuietEngine, directory_of
+from .errors import ClosedError, PositionError, ReadOnlyError, UsageError
+from .options import WalConfig
+from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
+from .recovery import RecoveryReport
+
+
+class Wal:
+    """A durable, crash-safe, append-only log in a directory.
+
+    Open one with `Wal.open`. Every write returns the position of its record (0, 1, 2, …) and has
+    reached the kernel when it returns, so the death of the process loses nothing; when it survives
+    a power failure is the fsync policy's business. Free use from several threads; several processes
+    may open the same log at once, and each sees the others' records with its next call. A handle
+    inherited over `fork` opens itself anew in the child (an exclusive one raises ForkedError).
+    """
+
+    _engine: Engine | QuietEngine | None
+
+    def __init__(self, path: str | os.PathLike[str], config: WalConfig) -> None:
+        self._path = _absolute(path)
+        self._config = config
+        self._always = config.fsync_policy.name == "always"
+        self._reopening = threading.Lock()
+        self._forked = False
+        self._engine = None
+        self._start()
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], config: WalConfig | None = None, **options: Any
+    ) -> Wal:
+        """Open the log in the directory `path`, creating it if there is none.
+
+        `config` and keywords are the fields of WalConfig; keywords win. Recovers from a crash if
+        this is the first handle (see `recovery`); blocks while another process is opening the log.
+        What is there is durable at return. Costs the same for a log of any size after a clean
+        close, and reads at most the newest segment after a crash.
+
+        Raises UsageError, LogNotFoundError (create=False), LockedError, StorageError, DamageError,
+        VersionError.
+        """
+        return cls(path, (config or WalConfig()).replace(**options))
+
+    def _start(self) -> None:
+        directory = directory_of(self._path, self._config)
+        if self._config.read_only:
+            self._engine = QuietEngine(directory, self._config)
+        else:
+            self._engine = Engine(directory, self._config)
+            self._bind(self._engine.writer.tail)
+        self._forked = False
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        _open_handles.add(self)
+
+    def _bind(self, tail: Tail) -> None:
+        """Without a wait for durability, `put` and `delete` are the append itself: one call."""
+        if not self._always:
+            vars(self).update(put=tail.put, delete=tail.delete)
+
+    def _live(self) -> Engine:
+        """The engine of a handle that may append; opens it anew in a forked child."""
+        engine = self._engine
+        if isinstance(engine, Engine):
+            return engine
+        if engine is not None:
+            raise ReadOnlyError(
+                "the log was opened with read_only=True", path=self._path, hint="Open it without"
+            )
+        self._reopen()
+        return self._live()
+
+    def _any(self) -> Engine | QuietEngine:
+        if self._engine is None:
+            self._reopen()
+        engine = self._engine
+        assert engine is not None
+        return engine
+
+    def _reopen(self) -> None:
+        if not self._forked:
+            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+        if self._config.exclusive:
+            raise _forked_error(self._path)
+        with self._reopening:
+            if self._engine is None:
+                self._start()
+
+    # --- Writing ----------------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        ttl: float | None = None,
+        expires_at: float | None = None,
+        headers: dict[str, bytes] | None = None,
+        compression: str | None = None,
+        stream: int = 0,
+        durable: bool = False,
+    ) -> int:
+        """Append a record that sets `key` to `value`; its position.
+
+        Written at return, under every policy; durable at return under ALWAYS or with durable=True
+        (then it blocks for an fsync, shared with all who wait). `ttl` (seconds from now) or
+        `expires_at` (seconds since 1970) store when the record expires; the log itself keeps it.
+        `compression` ("lz4", "zstd", "none") overrides the log's default; `headers` maps short
+        texts to bytes; `stream` is a number from 0 to 2**32 - 1. O(size of the record).
+
+        Raises UsageError, TooLargeError, DiskFullError (nothing was appended), FailedError,
+        ClosedError, ReadOnlyError, MissingExtraError.
+        """
+        return self._live().writer.tail.put(
+            key,
+            value,
+            ttl=ttl,
+            expires_at=expires_at,
+            headers=headers,
+            compression=compression,
+            stream=stream,
+            durable=durable or self._always,
+        )
+
+    def delete(
+        self,
+        key: bytes,
+        *,
+        ttl: float | None = None,
+        expires_at: float | None = None,
+        headers: dict[str, bytes] | None = None,
+        stream: int = 0,
+        durable: bool = False,
+    ) -> int:
+        """Append a tombstone: a record that says that `key` is gone; its position. As `put`."""
+        return self._live().writer.tail.delete(
+            key,
+            ttl=ttl,
+            expires_at=expires_at,
+            headers=headers,
+            stream=stream,
+            durable=durable or self._always,
+        )
+
+    def append(
+        self, record: Record, *, compression: str | None = None, durable: bool = False
+    ) -> int:
+        """Append a record made with `Record.put`, `Record.delete` or `Record(...)`; its position.
+
+        A timestamp that the record carries is kept; its position is not. Guarantees and errors as
+        `put`.
+        """
+        return self.append_batch((record,), compression=compression, durable=durable)[0]
+
+    def append_batch(
+        self,
+        records: Iterable[Record | tuple[bytes, bytes]],
+        *,
+        compression: str | None = None,
+        durable: bool = False,
+    ) -> range:
+        """Append records, or (key, value) pairs, as one atomic group; the range of positions.
+
+        After any crash all of them are in the log or none. Readers in other processes see all at
+        once. An empty batch appends nothing. Guarantees and errors as `put`; TooLargeError also
+        for a batch over `batch_bytes_max`.
+        """
+        engine = self._live()
+        batch = tuple(records)
+        if compression or self._config.compression or set(map(type, batch)) != {Record}:
+            batch = tuple(self._as_record(engine, item, compression) for item in batch)
+        if not batch:
+            end = self.current_position()
+            return range(end, end)
+        first = engine.writer.tail.append_records(batch, durable or self._always)
+        return range(first, first + len(batch))
+
+    def _as_record(
+        self, engine: Engine, item: Record | tuple[bytes, bytes], compression: str | None
+    ) -> Record:
+        if isinstance(item, tuple) and len(item) == 2:
+            item = Record(*item)
+        if not isinstance(item, Record):
+            raise UsageError(
+                f"a batch holds records, not {type(item).__name__}",
+                hint="Make them with Record.put(key, value) or Record.delete(key)",
+            )
+        return engine.writer.compressed(item, compression)
+
+    def batch(self, *, durable: bool = False) -> Batch:
+        """A context manager that collects puts and deletes and appends them atomically at its end.
+
+        Nothing is appended if the block raises. Afterwards `positions` is the range they got.
+        """
+        return Batch(self, durable)
+
+    # --- Durability -------------------------------------------------------------------------------
+
+    def sync(self) -> int:
+        """Make every record appended so far (by anybody) durable; the durable position.
+
+        Blocks for at most one fsync that somebody else began before, and one more. FailedError if
+        the fsync fails, now and on every later call until the log is opened again.
+        """
+        engine = self._live()
+        end = engine.control.load(fmt.WORD_END)
+        if end:
+            engine.commit.wait(end - 1)
+        return engine.control.load(fmt.WORD_DURABLE)
+
+    def flush(self) -> int:
+        """The end of what is written. Nothing is ever buffered in the process, so there is nothing
+        to flush: what was appended is in the kernel already. For durability call `sync`."""
+        return self.current_position()
+
+    def wait_durable(self, position: int, timeout: float | None = None) -> None:
+        """Return once the record at `position` is durable; starts an fsync if nobody else has.
+
+        PositionError for a position not yet appended; WaitTimeoutError after `timeout` seconds;
+        FailedError if a write or fsync failed.
+        """
+        engine = self._live()
+        if position >= engine.control.load(fmt.WORD_END):
+            raise PositionError("no record has this position yet", position=position)
+        engine.commit.wait(position, timeout)
+
+    def current_position(self) -> int:
+        """The position that the next record will get: the end of the log. One memory read."""
+        return self._any().source.end(False)
+
+    @property
+    def durable_position(self) -> int:
+        """Every record below this position is durable. One memory read."""
+        return self._any().source.end(True)
+
+    @property
+    def first_position(self) -> int:
+        """The oldest position that was not truncated; equal to the end of an empty log."""
+        return self._any().source.first()
+
+    # --- Reading ----------------------------------------------------------------------------------
+
+    def read_from(
+        self,
+        position: int | None = None,
+        *,
+        time: Any = None,
+        stop: int | None = None,
+        follow: bool = False,
+        timeout: float | None = None,
+        durable_only: bool = False,
+        copy: bool = True,
+    ) -> Reader:
+        """An iterator over the records from `position` (default: the oldest) on.
+
+        `time` (seconds since 1970 or a datetime) starts at the first record with that timestamp or
+        a later one; `stop` ends before that position. With `follow` it waits for more instead of
+        ending, at most `timeout` seconds for each record (None: for ever), in any process. With
+        `durable_only` it shows nothing that a power failure could take back. With copy=False values
+        are memoryviews of the reader's buffer. Memory stays flat. Never blocks a writer.
+
+        Raises PrunedError for truncated positions (also when truncation overtakes it), PositionError
+        beyond the end, DamageError at damaged bytes, StorageError.
+        """
+        engine = self._any()
+        start = self._start_position(engine, position, time)
+        return Reader(
+            engine.source,
+            start,
+            stop=stop,
+            follow=follow,
+            timeout=timeout,
+            durable_only=durable_only,
+            copy=copy,
+        )
+
+    def _start_position(
+        self, engine: Engine | QuietEngine, position: int | None, time: Any
+    ) -> int:
+        if time is not None:
+            if position is not None:
+                raise UsageError("give a position or a time, not both")
+            return position_at_time(engine.source, engine.kept, time_in_ns(time))
+        if position is None:
+            return engine.source.first()
+        if not isinstance(position, int) or position < 0:
+            raise UsageError(f"a position is a number from 0 on, not {position!r}")
+        if position > (end := engine.source.end(False)):
+            raise PositionError(
+                "the log has not reached this position", position=position, hint=f"It ends at {end}"
+            )
+        return position
+
+    def read_backwards(self, position: int | None = None, *, stop: int = 0) -> Iterator[Record]:
+        """Records from `position` - 1 (default: the newest) down to `stop` or the oldest there is.
+
+        Memory stays flat. Errors as `read_from`.
+        """
+        engine = self._any()
+        start = self._start_position(engine, position, None)
+        if position is None:
+            start = engine.source.end(False)
+        return read_backwards(engine.source, engine.kept, start, max(stop, engine.source.first()))
+
+    def read(self, position: int) -> Record:
+        """The record at `position`; an index look-up and one or two reads of the file.
+
+        PrunedError if it was truncated, PositionError if it is not there yet, DamageError.
+        """
+        engine = self._any()
+        return read_one(engine.source, engine.kept, position)
+
+    # --- Truncation -------------------------------------------------------------------------------
+
+    def truncate_before(self, position: int) -> int:
+        """Remove the oldest segments that hold only records below `position`; the new first
+        position (at most `position`: whole segments, and never past a pin).
+
+        Durable at return. Readers that were further back get PrunedError.
+        """
+        return self._live().truncate_before(position)
+
+    def truncate_after(self, position: int) -> None:
+        """Remove every record from `position` on (a Raft conflict), so that `position` is the end.
+
+        Durable at return, and atomic: after a crash either all of them are gone or none. These
+        positions, and only these, will be given again; readers that had passed `position` get
+        RewoundError.
+        """
+        self._live().writer.truncate_after(position)
+
+    def apply_retention(self) -> int:
+        """Remove what the configured retention no longer wants; the first position.
+
+        Happens by itself whenever a segment is full.
+        """
+        return self._live().apply_retention()
+
+    def pin(self, name: str, position: int) -> None:
+        """Keep records from `position` on, whoever truncates: a durable, named low-water mark."""
+        engine = self._live()
+        if position < engine.source.first():
+            raise PositionError("the position was truncated already", position=position)
+        engine.change_pin(retention.check_pin_name(name), position)
+
+    def unpin(self, name: str) -> None:
+        """Remove a pin; nothing happens if there is none of that name."""
+        self._live().change_pin(retention.check_pin_name(name), None)
+
+    def pins(self) -> dict[str, int]:
+        """All pins, by name."""
+        return retention.load_pins(self._any().directory)
+
+    # --- Knowing ----------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The log's directory."""
+        return self._path
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What opening found and did."""
+        return self._any().report
+
+    @property
+    def log_id(self) -> bytes:
+        """The log's 16 random bytes."""
+        return self._any().log_id or bytes(16)
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the log, for people and dashboards."""
+        engine = self._any()
+        bases = engine.source.view().bases
+        end = engine.source.end(False)
+        return {
+            "path": self._path,
+            "log_id": (engine.log_id or b"").hex(),
+            "backend": backend,
+            "first_position": engine.source.first(),
+            "end_position": end,
+            "durable_position": engine.source.end(True),
+            "segments": len(bases),
+            "bytes": _bytes_on_disk(engine, bases),
+            "pins": self.pins(),
+            "syncs": engine.control.load(fmt.WORD_SYNCS) if isinstance(engine, Engine) else None,
+            "failed": isinstance(engine, Engine) and bool(engine.control.load(fmt.WORD_FAILED)),
+        }
+
+    def check(self) -> None:
+        """Walk the whole log and every invariant; raises at the first that does not hold.
+
+        Reads everything: see `treering.verify` for progress and a list of all problems.
+        """
+        engine = self._any()
+        first, end = engine.source.first(), engine.source.end(False)
+        assert first <= engine.source.end(True) <= end, "first <= durable <= end"
+        expected = first
+        for record in self.read_from(first, stop=end):
+            assert record.position == expected, f"position {record.position}, not {expected}"
+            expected += 1
+        assert expected >= end or engine.source.first() > first, f"records end at {expected}"
+
+    # --- Closing ----------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._engine is None and not self._forked
+
+    def close(self) -> None:
+        """Make everything durable and let go of the log; idempotent.
+
+        A handle that is forgotten instead is closed when it is collected or the program ends; what
+        was written is safe in any case.
+        """
+        engine, self._engine = self._engine, None
+        self._forked = False
+        self._unbind()
+        if engine is not None:
+            self._finalizer.detach()
+            engine.close()
+
+    def _unbind(self) -> None:
+        vars(self).pop("put", None)
+        vars(self).pop("delete", None)
+
+    def _after_fork(self) -> None:
+        """In the child: what the parent holds is not ours."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        self._unbind()
+        self._forked = True
+        self._reopening = threading.Lock()
+        self._finalizer.detach()
+        if isinstance(engine, Engine):
+            engine.abandon()
+
+    def __enter__(self) -> Wal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.read_from())
+
+    def __repr__(self) -> str:
+        return f"<treering.Wal {self._path!r}{' closed' if self.closed else ''}>"
+
+
+class Batch:
+    """Collects records for one atomic append; see `Wal.batch`. For one thread at a time."""
+
+    def __init__(self, wal: Wal, durable: bool) -> None:
+        self._wal = wal
+        self._durable = durable
+        self._records: list[Record] = []
+        self.positions: range | None = None
+
+    def put(self, key: bytes, value: bytes, **options: Any) -> None:
+        """Add a put; options as for `Record.put`, and `ttl`."""
+        self.append(Record(key, value, **self._with_expiry(options)))
+
+    def delete(self, key: bytes, **options: Any) -> None:
+        """Add a tombstone."""
+        self.append(Record.delete(key, **self._with_expiry(options)))
+
+    def append(self, record: Record) -> None:
+        """Add a record."""
+        if self.positions is not None:
+            raise UsageError("the batch was appended already", hint="Begin a new one")
+        self._records.append(record)
+
+    @staticmethod
+    def _with_expiry(options: dict[str, Any]) -> dict[str, Any]:
+        ttl = options.pop("ttl", None)
+        if ttl is not None:
+            options["expires_at"] = time.time() + ttl
+        return options
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.positions = self._wal.append_batch(self._records, durable=self._durable)
+
+
+_open_handles: weakref.WeakSet[Wal] = weakref.WeakSet()
+
+
+def _forget_parents_handles() -> None:
+    for wal in list(_open_handles):
+        wal._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents_handles)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise UsageError(f"the path must be a text or a path object, not {type(path).__name__}")
+    return os.path.abspath(text)
+
+
+def _forked_error(path: str) -> Exception:
+    from .errors import ForkedError
+
+    return ForkedError(
+        "an exclusive handle belongs to the parent process",
+        path=path,
+        hint="Open the log without exclusive=True, or only in the child",
+    )
+
+
+def _bytes_on_disk(engine: Engine | QuietEngine, bases: tuple[int, ...]) -> int:
+    total = 0
+    for base in bases:
+        with engine.directory.open(fmt.segment_name(base)) as file:
+            total += file.size()
+    return total

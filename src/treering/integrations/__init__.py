@@ -1,0 +1,1 @@
+"""Third-party libraries, one module each; nothing of them is imported before it is needed."""
