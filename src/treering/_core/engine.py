@@ -116,6 +116,7 @@ class Engine:
         else:
             recovery.refuse(decided)
             recovery.apply(self.directory, decided)
+            self._mark_in_use()
             report = recovery.report(facts, decided, started)
         kind = choose_lock_kind(
             exclusive=self.config.exclusive, process_lock=self.config.process_lock
@@ -124,6 +125,15 @@ class Engine:
         control = Control.create(self.directory, decided.log_id, lock_kind=kind)
         publish(control, decided)
         return control, report, decided.log_id
+
+    def _mark_in_use(self) -> None:
+        """Take back a clean close's word that nothing follows, before anything can."""
+        manifest, _ = manifests.load(self.directory)
+        if manifest is not None and manifest.clean_offset:
+            manifests.store(
+                self.directory,
+                manifest._replace(sequence=manifest.sequence + 1, clean_offset=0),
+            )
 
     def _create(self) -> None:
         """A new log: its first segment, then the manifest that vouches for it."""

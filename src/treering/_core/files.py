@@ -257,8 +257,11 @@ class File:
     def read(self, length: int, offset: int) -> bytes:
         """`length` bytes from `offset` on; fewer only at the end of the file."""
         buffer = bytearray(length)
-        count = self.read_into(memoryview(buffer), offset)
-        return bytes(memoryview(buffer)[:count])
+        with memoryview(buffer) as view:
+            count = self.read_into(view, offset)
+        if count < length:
+            del buffer[count:]
+        return bytes(buffer)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`, or raise."""

@@ -49,8 +49,8 @@ FRAME_HEADER = struct.Struct("<IIIIQQ")
 # flags, reserved, key bytes, value bytes as stored, timestamp (ns)
 RECORD_HEADER = struct.Struct("<BBHIQ")
 # magic, version, flags, reserved, log id, sequence, epoch, reserved, first position, tail base,
-# cut, clean position, clean offset, greatest timestamp at the clean position, checksum of all
-# before it
+# cut, position known to be durable, where the frames ended at a clean close (0: in use since),
+# greatest timestamp then, checksum of all before it
 MANIFEST_SLOT = struct.Struct("<8sHHI16sQIIQQQQQQI")
 
 SEGMENT_HEADER_BYTES = SEGMENT_HEADER.size

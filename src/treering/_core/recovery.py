@@ -193,32 +193,35 @@ def _survey_segment(
             trailer = None
         if trailer is not None:
             return SegmentFacts(base, file.path, size, header, trailer=trailer), 0
-        start, position = _scan_start(manifest, header, size, is_last)
-        scan = segments.scan_frames(
-            file, header, size, offset=start, position=position, progress=progress
-        )
+        if is_last and _is_clean(manifest, header, size):
+            assert manifest is not None
+            return SegmentFacts(base, file.path, size, header, **_vouched_facts(manifest)), 0
+        scan = segments.scan_frames(file, header, size, progress=progress)
         rest = segments.survey_rest(file, header, size, scan.offset, scan.position)
     return (
         SegmentFacts(base, file.path, size, header, scan=scan, rest=rest),
-        scan.offset - start,
+        scan.offset - header.frames_start,
     )
 
 
-def _scan_start(
-    manifest: fmt.Manifest | None, header: fmt.SegmentHeader, size: int, is_last: bool
-) -> tuple[int, int]:
-    """Where the frames that may not be durable begin: after those a clean close vouched for."""
-    if (
-        is_last
-        and manifest is not None
+def _is_clean(manifest: fmt.Manifest | None, header: fmt.SegmentHeader, size: int) -> bool:
+    """Whether the log was closed cleanly and not opened for appends since: nothing to scan."""
+    return (
+        manifest is not None
         and manifest.tail_base == header.base
         and manifest.epoch == header.epoch
-        and header.frames_start < manifest.clean_offset <= size
+        and manifest.cut == fmt.NO_CUT
+        and header.frames_start <= manifest.clean_offset <= size
         and manifest.clean_offset % 8 == 0
-        and manifest.clean_position > header.base
-    ):
-        return manifest.clean_offset, manifest.clean_position
-    return header.frames_start, header.base
+        and manifest.clean_position >= header.base
+    )
+
+
+def _vouched_facts(manifest: fmt.Manifest) -> dict[str, Any]:
+    offset, position = manifest.clean_offset, manifest.clean_position
+    newest_ns = manifest.clean_newest_ns
+    scan = SegmentScan(offset, position, position, 0, newest_ns, False, [])
+    return {"scan": scan, "rest": segments.Rest(offset, None, 0)}
 
 
 # --- Plan ----------------------------------------------------------------------------------------
@@ -433,8 +436,7 @@ class _Planner:
             return
         self.end = scan.position
         self.durable = max(scan.durable, _vouched(manifest, fact))
-        if self.durable and manifest.clean_position > fact.base:
-            self.newest_ns = max(self.newest_ns, manifest.clean_newest_ns)
+        self.newest_ns = max(self.newest_ns, manifest.clean_newest_ns)
         if manifest.cut <= scan.position and manifest.epoch > fact.header.epoch:
             # The cut was decided and durable before; what is behind it no longer counts.
             self.end = manifest.cut

@@ -24,6 +24,8 @@ WHOLE_FRAME_BYTES_MAX = 4 << 20
 # checksummed; hostile bytes that need more are called damage.
 SEARCH_EFFORT = 16
 
+_ZEROS = bytes(CHUNK_BYTES)
+
 Progress = Callable[[int], None]
 
 
@@ -261,9 +263,10 @@ def survey_rest(file: File, header: fmt.SegmentHeader, size_bytes: int, at: int,
         block = file.read(min(CHUNK_BYTES, size_bytes - start), start)
         if not block:
             break
-        stripped = block.rstrip(b"\0")
-        if stripped:
-            last_byte = start + len(stripped)
+        if block == _ZEROS[: len(block)]:  # by far the most common, so by far the cheapest
+            start += len(block)
+            continue
+        last_byte = start + len(block.rstrip(b"\0"))
         for offset in _candidates(block, mark, start, max(skip_to, at)):
             frame, cost = _later_frame(file, header, offset, position, size_bytes)
             effort -= cost

@@ -571,8 +571,7 @@ class Writer:
             return
         manifest = self._manifest()
         vouched = (position, offset, control.load(fmt.WORD_NEWEST))
-        same_tail = manifest.tail_base == control.load(fmt.WORD_TAIL_BASE)
-        if same_tail and vouched[0] > manifest.tail_base and vouched[0] != manifest.clean_position:
+        if manifest.tail_base == control.load(fmt.WORD_TAIL_BASE) and manifest.cut == fmt.NO_CUT:
             self._store_manifest(
                 manifest._replace(
                     clean_position=vouched[0], clean_offset=vouched[1], clean_newest_ns=vouched[2]

@@ -131,8 +131,9 @@ class Disk:
 
     def resize(self, file: FileNode, size: int) -> None:
         """Set the file's size; space beyond it is given back."""
+        if size < file.storage.size:
+            self._set_blocks(file, file.blocks & block_mask(0, size))
         file.storage.resize(size)
-        self._set_blocks(file, file.blocks & block_mask(0, size))
 
     def allocate(self, file: FileNode, size: int) -> None:
         """Take up space for the first `size` bytes; the size grows to that."""

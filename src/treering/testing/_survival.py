@@ -26,8 +26,10 @@ _CHANCES = (0.0, 0.03, 0.2, 0.5, 0.8, 0.97, 1.0)
 
 _NOISE_BYTES = 1 << 16
 
-# Most samples are new; this many in vain for each image mean that there are no more.
-_TRIES = 4
+# Up to this many choices for each image wanted, all are made and shuffled; of more there are
+# samples, and so many tries to find one that is new.
+_CHOICES_PER_IMAGE = 4
+_TRIES_PER_IMAGE = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,11 +171,13 @@ class Picture:
     def _candidates(self, limit: int, rng: random.Random, rules: Rules) -> Iterator[Choice]:
         yield self.nothing()
         yield self.everything()
-        small = self.count(rules) <= limit
-        if small:
-            yield from self.all_choices(rules)
-        if rules.torn_sectors or not small:
-            yield from (self.sample(rng, rules) for _ in range(limit * _TRIES))
+        few = self.count(rules) <= limit * _CHOICES_PER_IMAGE
+        if few:
+            choices = list(self.all_choices(rules))
+            rng.shuffle(choices)
+            yield from choices
+        if rules.torn_sectors or not few:
+            yield from (self.sample(rng, rules) for _ in range(limit * _TRIES_PER_IMAGE))
 
     def _key(self, choice: Choice) -> object:
         """Equal for choices that make the same disk, because what differs is out of sight."""
@@ -327,9 +331,23 @@ def _sample_fate(
     kept = _sample_sectors(unsynced.dirty, rng)
     if not rules.torn_sectors:
         return Fate(size, kept)
-    torn = rng.sample(unsynced.dirty, min(len(unsynced.dirty), rng.randint(0, 2)))
-    cuts = ((sector, rng.randrange(1, sector_bytes) * rng.choice((1, -1))) for sector in torn)
-    return Fate(size, kept.difference(torn), tuple(sorted(cuts)))
+    chosen = rng.sample(unsynced.dirty, min(len(unsynced.dirty), rng.randint(0, 2)))
+    cuts = ((sector, _sample_cut(unsynced, sector, rng, sector_bytes)) for sector in sorted(chosen))
+    torn = tuple((sector, cut) for sector, cut in cuts if cut)
+    return Fate(size, kept.difference(sector for sector, _ in torn), torn)
+
+
+def _sample_cut(unsynced: UnsyncedFile, sector: int, rng: random.Random, sector_bytes: int) -> int:
+    """Where to tear the sector, between bytes that differ; 0 if only one byte does."""
+    here = slice(sector * sector_bytes, (sector + 1) * sector_bytes)
+    old = unsynced.file.durable[here].ljust(sector_bytes, b"\0")
+    differing = int.from_bytes(old, "big") ^ int.from_bytes(unsynced.live_padded[here], "big")
+    first = sector_bytes - -(-differing.bit_length() // 8)
+    last = sector_bytes - 1 - ((differing & -differing).bit_length() - 1) // 8
+    if first == last:
+        return 0
+    cut = rng.randint(first + 1, last)
+    return rng.choice((cut, cut - sector_bytes))
 
 
 def _sample_sectors(dirty: tuple[int, ...], rng: random.Random) -> frozenset[int]:

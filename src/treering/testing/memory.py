@@ -41,8 +41,9 @@ class MemoryFiles(SystemFiles):
     kind: what `file_system()` answers. treering maps the tail on "memory" and "ext4", and
         writes it on "btrfs" or "unknown".
     capacity_bytes: size of the disk, in blocks of 4096 bytes; None has no end.
-    on_operation: called as `on_operation(name, path)` after every call that succeeded, outside
-        the file system's lock: look around, take an image, or raise to stop the program here.
+    on_operation: called as `on_operation(name, path)` after every call that succeeded, by the
+        thread that made it and outside the file system's lock: look around, take an image, or
+        raise to stop the program here.
         (`file_system` and `boot_id` are not reported: nothing can have changed.)
     """
 

@@ -80,17 +80,20 @@ class PowerCutFiles(MemoryFiles):
     # --- the door ----------------------------------------------------------------------------
 
     def sync(self, descriptor: int) -> None:
-        """Make durable what the file held when the call began."""
+        """Make durable what the file held when the call began, or a directory's names."""
         with self._lock:
             opened = self._opened(descriptor)
-            if isinstance(opened.node, DurableFolder):
-                return self.sync_directory(opened.path)
-            begun = self._disk.begin_sync(cast(DurableFile, opened.node))
-        if self.during_sync is not None:
+            begun = None
+            if isinstance(opened.node, DurableFile):
+                begun = self._disk.begin_sync(opened.node)
+        if begun is not None and self.during_sync is not None:
             self.during_sync(opened.path)
         with self._lock:
-            self._disk.end_sync(begun)
-        return self._report("sync", opened.path)
+            if begun is not None:
+                self._disk.end_sync(begun)
+            else:
+                self._disk.sync_folder(cast(DurableFolder, opened.node))
+        self._report("sync", opened.path)
 
     def sync_failed(self, descriptor: int) -> None:
         """A sync of this descriptor failed without reaching here: see `failed_sync`."""
