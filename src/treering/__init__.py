@@ -1,15 +1,16 @@
 """treering: a durable, crash-safe, append-only log for Python, and what people build on one.
 
-    import treering
+import treering
 
-    with treering.Wal.open("orders") as wal:
-        position = wal.put(b"order-1", b"created")
-        for record in wal.read_from(treering.START):
-            print(record.position, record.key, record.value)
+with treering.Wal.open("orders") as wal:
+    position = wal.put(b"order-1", b"created")
+    for record in wal.read_from(treering.START):
+        print(record.position, record.key, record.value)
 """
 
 from __future__ import annotations
 
+from ._core.batch import Batch
 from ._core.codec import Record, backend
 from ._core.errors import (
     ClosedError,
@@ -37,7 +38,7 @@ from ._core.errors import (
 from ._core.options import FsyncPolicy, WalConfig
 from ._core.reader import Reader
 from ._core.recovery import Cut, Finding, RecoveryReport
-from ._core.wal import Batch, Wal
+from ._core.wal import Wal
 from ._core.writer import LargeRecordWarning
 
 __version__ = "0.1.0"

@@ -20,16 +20,17 @@ import time
 import zlib
 
 from . import format as fmt
-from ._codec_py import (
-    Scan,
+from ._codec_py import Scan
+from ._memory_py import closed_error
+from ._record_py import (
     as_bytes,
     check_stream,
     key_too_large,
     nanoseconds,
     record_repr,
+    restore,
     wire_headers,
 )
-from ._memory_py import closed_error
 from .errors import TooLargeError
 
 cdef extern from "_crc32.h" nogil:
@@ -293,7 +294,6 @@ cdef class Record:
         return record_repr(self)
 
     def __reduce__(self):
-        from ._codec_py import restore
         return (restore, (Record, *self._key()))
 
 

@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import format as fmt
-from ._codec_py import Record, as_bytes, key_too_large, seal_frame
+from ._codec_py import seal_frame
+from ._record_py import Record, as_bytes, key_too_large
 from .errors import ClosedError
 
 ACQUIRED, OWNER_DIED, TIMED_OUT = 0, 1, -1
@@ -224,9 +225,7 @@ class Tail:
         self._base = self._limit = self._align = self._tag = self._seed = 0
         self.chore_offset = 0
 
-    def attach(
-        self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int
-    ) -> None:
+    def attach(self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int) -> None:
         """Append into `mapping`, which shows the segment that starts at `base`."""
         self._base, self._limit, self._align = base, limit, align
         self._tag, self._seed = tag, seed
@@ -318,7 +317,8 @@ class Tail:
             return -1
         if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY]:
             return -1
-        position, offset = words[fmt.WORD_END], words[fmt.WORD_END_OFFSET]
+        position: int = words[fmt.WORD_END]
+        offset: int = words[fmt.WORD_END_OFFSET]
         now_ns = self._clock()
         body = fmt.RECORD_HEADER.pack(flags, 0, len(key), len(value), now_ns) + key + value
         frame = seal_frame(

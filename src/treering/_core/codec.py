@@ -33,7 +33,6 @@ if TYPE_CHECKING or not _native_available():
         BAD,
         INCOMPLETE,
         UNKNOWN,
-        Record,
         RecordIterator,
         Scan,
         crc32,
@@ -42,12 +41,13 @@ if TYPE_CHECKING or not _native_available():
         scan,
     )
     from ._memory_py import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, Tail, mutex_kind
+    from ._record_py import Record
 
     backend = "python"
 else:
     from ._codec_c import (
-        BAD,
         ACQUIRED,
+        BAD,
         INCOMPLETE,
         OWNER_DIED,
         TIMED_OUT,

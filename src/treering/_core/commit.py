@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from . import format as fmt
 from .control import Control, SyncLock
@@ -164,7 +165,7 @@ class Deadline:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
-        self.disarm = lambda: None
+        self.disarm: Callable[[], None] = _nothing
 
     def arm(self) -> None:
         """Something was appended; the deadline runs from now on."""
@@ -220,6 +221,10 @@ class Deadline:
         except TreeringError:
             time.sleep(self._window)
         return True
+
+
+def _nothing() -> None:
+    """Stands in until the append path is there to be told."""
 
 
 def failed_error(number: int, path: str) -> FailedError:

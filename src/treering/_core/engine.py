@@ -1,7 +1,7 @@
 """What an open handle consists of: built by opening, taken down by closing. `Wal` is its face.
 
-    Engine       a handle that may append: locks, control page, commit, deadline, writer, readers
-    QuietEngine  a read-only handle: the files alone
+Engine       a handle that may append: locks, control page, commit, deadline, writer, readers
+QuietEngine  a read-only handle: the files alone
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from . import manifest as manifests
 from . import recovery, retention
 from . import segment as segments
 from .commit import Commit, Deadline
-from .control import Control, HandleLocks, choose_lock_kind
+from .control import AppendLock, Control, HandleLocks, choose_lock_kind
 from .errors import LockedError, TreeringError
 from .files import Directory, SystemFiles
 from .options import WalConfig
-from .reader import LiveSource, QuietSource, Segments
 from .recovery import Progress, RecoveryReport
+from .source import LiveSource, QuietSource, Segments
+from .truncation import truncate_after, truncate_before
 from .writer import Writer, publish
 
 
@@ -55,7 +56,7 @@ class Engine:
         if self.deadline is not None:
             self.deadline.disarm = self.writer.tail.disarm
         if retention.wants_retention(config):
-            self.writer.rolled = self.apply_retention
+            self.writer.chores.rolled = self.apply_retention
         self.source = LiveSource(directory, self.control)
         self.kept = Segments(self.source)
         try:
@@ -95,8 +96,6 @@ class Engine:
     def _take_over(self, failed: Control) -> tuple[Control, RecoveryReport, bytes]:
         """The log is dead for all who have it open. Wait for an append that had begun before it
         died, then recover; the new control page leaves the old handles behind for good."""
-        from .control import AppendLock
-
         AppendLock(failed, self.config.lock_timeout_seconds).run(lambda: None)
         failed.close()
         return self._recover()
@@ -138,9 +137,7 @@ class Engine:
     def _create(self) -> None:
         """A new log: its first segment, then the manifest that vouches for it."""
         clock = self.config.clock or time.time_ns
-        header = fmt.SegmentHeader(
-            uuid.uuid4().bytes, 0, 0, self.config.frame_align_bytes, clock()
-        )
+        header = fmt.SegmentHeader(uuid.uuid4().bytes, 0, 0, self.config.frame_align_bytes, clock())
         trusted = self.directory.mapping_trusted()
         size = self.config.segment_bytes_max if trusted else fmt.SEGMENT_HEADER_BYTES
         name = segments.temporary_name()
@@ -176,7 +173,12 @@ class Engine:
     def _truncate_locked(self, position: int) -> int:
         # Pins are read under the lock that setting one takes: a pin that was set is respected.
         pins = retention.load_pins(self.directory)
-        return self.writer.truncate_before_locked(min([position, *pins.values()]))
+        return truncate_before(self.writer, min([position, *pins.values()]))
+
+    def truncate_after(self, end: int) -> None:
+        """Remove every record from position `end` on."""
+        self.writer.lock.run(truncate_after, self.writer, end)
+        self.control.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
 
     def apply_retention(self) -> int:
         """Remove what the configured retention no longer wants; the first position."""

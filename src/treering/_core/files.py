@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 import threading
-from typing import Any, Protocol
+from typing import Protocol
 
 from .errors import StorageError, UsageError, storage_error
 
@@ -109,7 +109,7 @@ class SystemFiles:
             os.fsync(descriptor)
 
     def sync_directory(self, path: str) -> None:
-        """Make the directory's entries durable; nothing to do on Windows, which has no such call."""
+        """Make the directory's entries durable; Windows has no such call."""
         if sys.platform == "win32":  # pragma: no cover
             return
         descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0))
@@ -148,8 +148,9 @@ class SystemFiles:
     def unlock(self, descriptor: int) -> None:
         """Give the lock back; harmless when it is not held."""
         if sys.platform == "win32":  # pragma: no cover - not tried
-            return _windows_unlock(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+            _windows_unlock(descriptor)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def list_directory(self, path: str) -> list[str]:
         """The names in the directory, in no order."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import format as fmt
-from .codec import BAD, INCOMPLETE, UNKNOWN, Scan, crc32, scan
+from .codec import BAD, UNKNOWN, Scan, crc32, scan
 from .files import CREATE_NEW, READ, WRITE, Directory, File
 
 CHUNK_BYTES = 1 << 20
@@ -30,7 +30,7 @@ Progress = Callable[[int], None]
 
 
 class SegmentScan(NamedTuple):
-    """What reading the frames of one segment found."""
+    """What reading the frames of one segment found; `signposts` are the index to be."""
 
     offset: int  # where the valid frames end
     position: int  # the position after their last record
@@ -38,7 +38,7 @@ class SegmentScan(NamedTuple):
     oldest_ns: int
     newest_ns: int
     unknown: bool  # stopped at an intact frame of a newer kind
-    index: list[fmt.IndexEntry]
+    signposts: list[fmt.IndexEntry]
 
 
 def prepare(directory: Directory, header: fmt.SegmentHeader, name: str, size_bytes: int) -> None:
@@ -245,7 +245,9 @@ class Rest(NamedTuple):
     durable: int  # greatest durable mark among the intact frames behind
 
 
-def survey_rest(file: File, header: fmt.SegmentHeader, size_bytes: int, at: int, position: int) -> Rest:
+def survey_rest(
+    file: File, header: fmt.SegmentHeader, size_bytes: int, at: int, position: int
+) -> Rest:
     """Read what is behind offset `at`, where the frame with `position` should be.
 
     Holes of a preallocated file are not read. Bounded in time: see SEARCH_EFFORT.
@@ -309,9 +311,7 @@ def _later_frame(
 # --- Sealing -------------------------------------------------------------------------------------
 
 
-def seal(
-    directory: Directory, header: fmt.SegmentHeader, found: SegmentScan, end: int
-) -> None:
+def seal(directory: Directory, header: fmt.SegmentHeader, found: SegmentScan, end: int) -> None:
     """Write the footer behind the frames (and behind bytes kept from a cut); idempotent.
 
     `end` is the position after the segment's last valid record. The file shrinks to what it needs.
@@ -321,12 +321,12 @@ def seal(
         size = file.size()
         rest = survey_rest(file, header, size, found.offset, found.position)
         footer_start = fmt.align_up(rest.last_byte, 8)
-        index = fmt.pack_index(found.index)
+        index = fmt.pack_index(found.signposts)
         trailer = fmt.Trailer(
             header.log_id,
             header.base,
             header.epoch,
-            len(found.index),
+            len(found.signposts),
             end,
             found.offset,
             found.oldest_ns,

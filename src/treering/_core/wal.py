@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -12,9 +11,10 @@ from typing import Any
 
 from . import format as fmt
 from . import retention
+from .batch import Batch
 from .codec import Record, Tail, backend
 from .engine import Engine, QuietEngine, directory_of
-from .errors import ClosedError, PositionError, ReadOnlyError, UsageError
+from .errors import ClosedError, ForkedError, PositionError, ReadOnlyError, UsageError
 from .options import WalConfig
 from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
 from .recovery import RecoveryReport
@@ -96,7 +96,11 @@ class Wal:
         if not self._forked:
             raise ClosedError("the log is closed", hint="Open it again with Wal.open")
         if self._config.exclusive:
-            raise _forked_error(self._path)
+            raise ForkedError(
+                "an exclusive handle belongs to the parent process",
+                path=self._path,
+                hint="Open the log without exclusive=True, or only in the child",
+            )
         with self._reopening:
             if self._engine is None:
                 self._start()
@@ -181,9 +185,11 @@ class Wal:
         for a batch over `batch_bytes_max`.
         """
         engine = self._live()
-        batch = tuple(records)
-        if compression or self._config.compression or set(map(type, batch)) != {Record}:
-            batch = tuple(self._as_record(engine, item, compression) for item in batch)
+        items = tuple(records)
+        as_is = not (compression or self._config.compression) and set(map(type, items)) == {Record}
+        batch: Any = items
+        if not as_is:
+            batch = tuple(self._as_record(engine, item, compression) for item in items)
         if not batch:
             end = self.current_position()
             return range(end, end)
@@ -207,7 +213,7 @@ class Wal:
 
         Nothing is appended if the block raises. Afterwards `positions` is the range they got.
         """
-        return Batch(self, durable)
+        return Batch(self.append_batch, durable)
 
     # --- Durability -------------------------------------------------------------------------------
 
@@ -274,8 +280,8 @@ class Wal:
         `durable_only` it shows nothing that a power failure could take back. With copy=False values
         are memoryviews of the reader's buffer. Memory stays flat. Never blocks a writer.
 
-        Raises PrunedError for truncated positions (also when truncation overtakes it), PositionError
-        beyond the end, DamageError at damaged bytes, StorageError.
+        Raises PrunedError for truncated positions (also when truncation overtakes it),
+        PositionError beyond the end, DamageError at damaged bytes, StorageError.
         """
         engine = self._any()
         start = self._start_position(engine, position, time)
@@ -289,9 +295,7 @@ class Wal:
             copy=copy,
         )
 
-    def _start_position(
-        self, engine: Engine | QuietEngine, position: int | None, time: Any
-    ) -> int:
+    def _start_position(self, engine: Engine | QuietEngine, position: int | None, time: Any) -> int:
         if time is not None:
             if position is not None:
                 raise UsageError("give a position or a time, not both")
@@ -342,7 +346,7 @@ class Wal:
         positions, and only these, will be given again; readers that had passed `position` get
         RewoundError.
         """
-        self._live().writer.truncate_after(position)
+        self._live().truncate_after(position)
 
     def apply_retention(self) -> int:
         """Remove what the configured retention no longer wants; the first position.
@@ -470,52 +474,6 @@ class Wal:
         return f"<treering.Wal {self._path!r}{' closed' if self.closed else ''}>"
 
 
-class Batch:
-    """Collects records for one atomic append; see `Wal.batch`. For one thread at a time."""
-
-    def __init__(self, wal: Wal, durable: bool) -> None:
-        self._wal = wal
-        self._durable = durable
-        self._records: list[Record] = []
-        self.positions: range | None = None
-
-    def put(self, key: bytes, value: bytes, **options: Any) -> None:
-        """Add a put; options as for `Record.put`, and `ttl`."""
-        self.append(Record(key, value, **self._with_expiry(options)))
-
-    def delete(self, key: bytes, **options: Any) -> None:
-        """Add a tombstone."""
-        self.append(Record.delete(key, **self._with_expiry(options)))
-
-    def append(self, record: Record) -> None:
-        """Add a record."""
-        if self.positions is not None:
-            raise UsageError("the batch was appended already", hint="Begin a new one")
-        self._records.append(record)
-
-    @staticmethod
-    def _with_expiry(options: dict[str, Any]) -> dict[str, Any]:
-        ttl = options.pop("ttl", None)
-        if ttl is not None:
-            options["expires_at"] = time.time() + ttl
-        return options
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __enter__(self) -> Batch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.positions = self._wal.append_batch(self._records, durable=self._durable)
-
-
 _open_handles: weakref.WeakSet[Wal] = weakref.WeakSet()
 
 
@@ -533,16 +491,6 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str):
         raise UsageError(f"the path must be a text or a path object, not {type(path).__name__}")
     return os.path.abspath(text)
-
-
-def _forked_error(path: str) -> Exception:
-    from .errors import ForkedError
-
-    return ForkedError(
-        "an exclusive handle belongs to the parent process",
-        path=path,
-        hint="Open the log without exclusive=True, or only in the child",
-    )
 
 
 def _bytes_on_disk(engine: Engine | QuietEngine, bases: tuple[int, ...]) -> int:

@@ -25,8 +25,9 @@ class PowerCutFiles(MemoryFiles):
             check(after)                                # start your program on it
 
     An image is a PowerCutFiles too, restarted (new boot id, no descriptors, no locks) and with
-    everything on it durable, so the power can be cut again while the program recovers. Take an
-    image from `on_operation` to cut after each call, and from `during_sync` to cut inside a sync.
+    everything on it durable, so the power can be cut again while the program recovers. Take
+    images from `on_operation` to cut after each call, and from `during_sync` too: a program that
+    stores into a mapping and syncs makes no other call while its bytes are at stake.
 
     Models stores to a mapping without seeing them: contents are compared, sector by sector.
 

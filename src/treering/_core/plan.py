@@ -1,0 +1,331 @@
+"""What the facts mean: one label per file and for the log, and what to do. Pure: no files here.
+
+docs/recovery.md has the same table in prose; a test walks its combinations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from . import format as fmt
+from . import segment as segments
+from .labels import Cut, Finding, Label
+from .segment import SegmentScan
+from .survey import SegmentFacts, Survey
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What the facts mean and what to do about them."""
+
+    findings: tuple[Finding, ...]
+    log_id: bytes | None
+    epoch: int
+    first_position: int
+    end: int
+    tail: SegmentFacts | None  # where appends go on; None: the next append starts a segment
+    tail_end: int  # offset in the tail
+    last: SegmentFacts | None  # the newest segment kept
+    cut: Cut | None
+    durable: int  # everything below this was durable
+    newest_ns: int
+    remove: tuple[str, ...]
+    aside: tuple[SegmentFacts, ...]
+    seal: tuple[tuple[SegmentFacts, int], ...]  # (segment, its end)
+    manifest: fmt.Manifest | None  # to be stored, if it differs
+
+    @property
+    def damage(self) -> Finding | None:
+        """The first damage, in the order of positions."""
+        return next((finding for finding in self.findings if finding.label.is_damage), None)
+
+
+def plan(facts: Survey) -> Plan | None:
+    """The decision; None for a directory without a log. Pure."""
+    if not facts.segments and facts.manifest is None and not facts.manifest_problems:
+        return None
+    if not facts.segments and facts.manifest is None and facts.manifest_problems == ("missing",):
+        return None
+    return _Planner(facts).run()
+
+
+class _Planner:
+    """Walks the segments once, oldest first, and labels each."""
+
+    def __init__(self, facts: Survey) -> None:
+        self.facts = facts
+        self.findings: list[Finding] = []
+        self.remove: list[str] = []
+        self.aside: list[SegmentFacts] = []
+        self.seal: list[tuple[SegmentFacts, int]] = []
+        self.cut: Cut | None = None
+        self.end = 0
+        self.durable = 0
+        self.newest_ns = 0
+        self.tail: SegmentFacts | None = None
+        self.tail_end = 0
+        self.last: SegmentFacts | None = None
+
+    def run(self) -> Plan:
+        manifest = self._manifest()
+        for name in self.facts.temporaries:
+            self.note(Label.TEMPORARY, os.path.join(self.facts.directory, name))
+            self.remove.append(name)
+        live = self._live_segments(manifest)
+        first = manifest.first_position
+        if live and live[0].base > first:
+            self.note(Label.MISSING, self._segment_path(first), positions=(first, live[0].base))
+        first = max(first, live[0].base) if live else first
+        self.end = live[0].base if live else first
+        if not self._has_damage():
+            self._walk(live, manifest)
+        self._check_end(live, manifest)
+        if self.end < first:
+            first = self.end
+        return self._finish(manifest, first)
+
+    def note(
+        self,
+        label: Label,
+        path: str,
+        offset: int | None = None,
+        positions: tuple[int, int | None] | None = None,
+        detail: str = "",
+    ) -> None:
+        self.findings.append(Finding(label, path, offset, positions, detail))
+
+    def _has_damage(self) -> bool:
+        return any(f.label.is_damage or f.label is Label.NEWER for f in self.findings)
+
+    def _segment_path(self, base: int) -> str:
+        return os.path.join(self.facts.directory, fmt.segment_name(base))
+
+    def _manifest(self) -> fmt.Manifest:
+        manifest, problems = self.facts.manifest, self.facts.manifest_problems
+        path = os.path.join(self.facts.directory, fmt.MANIFEST_NAME)
+        if manifest is not None:
+            if problems:
+                self.note(Label.MANIFEST_MENDED, path, detail="; ".join(problems))
+            return manifest
+        header = next((s.header for s in self.facts.segments if s.header is not None), None)
+        first = self.facts.segments[0].base if self.facts.segments else 0
+        log_id = header.log_id if header is not None else bytes(16)
+        epoch = max((s.header.epoch for s in self.facts.segments if s.header), default=0)
+        if problems != ("missing",):
+            self.note(Label.MANIFEST_DAMAGED, path, detail="; ".join(problems))
+        elif len(self.facts.segments) == 1 and first == 0 and epoch == 0:
+            self.note(Label.MANIFEST_NEW, path)
+        else:
+            self.note(Label.MANIFEST_MISSING, path)
+        return fmt.Manifest(log_id, 0, epoch, first, first, fmt.NO_CUT, 0, 0, 0)
+
+    def _live_segments(self, manifest: fmt.Manifest) -> list[SegmentFacts]:
+        """Set apart what truncation was about to remove; refuse what is not this log's."""
+        live = []
+        found = self.facts.segments
+        for number, fact in enumerate(found):
+            following = found[number + 1].base if number + 1 < len(found) else None
+            if following is not None and following <= manifest.first_position:
+                self.note(Label.LEFTOVER, fact.path)
+                self.remove.append(os.path.basename(fact.path))
+            elif fact.newer:
+                self.note(Label.NEWER, fact.path, detail=fact.header_problem)
+            elif fact.header is None:
+                self.note(
+                    Label.DAMAGED_HEADER,
+                    fact.path,
+                    0,
+                    (fact.base, following),
+                    fact.header_problem,
+                )
+            elif fact.header.log_id != manifest.log_id:
+                self.note(Label.FOREIGN, fact.path, 0, (fact.base, following))
+            elif fact.header.epoch > manifest.epoch:
+                self.note(
+                    Label.FOREIGN,
+                    fact.path,
+                    0,
+                    (fact.base, following),
+                    "its epoch is newer than the manifest's",
+                )
+            elif fact.base >= manifest.cut and fact.header.epoch < manifest.epoch:
+                self._withdraw(fact)
+            else:
+                live.append(fact)
+        return live
+
+    def _withdraw(self, fact: SegmentFacts) -> None:
+        """A segment behind a cut: truncation's are removed, recovery's (no whole frame) kept."""
+        torn = fact.scan and fact.rest and fact.scan.position == fact.base
+        if torn and fact.rest and fact.scan and fact.rest.last_byte > fact.scan.offset:
+            self.note(Label.WITHDRAWN_TORN, fact.path)
+            self.aside.append(fact)
+        else:
+            self.note(Label.WITHDRAWN, fact.path)
+            self.remove.append(os.path.basename(fact.path))
+
+    def _walk(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
+        for number, fact in enumerate(live):
+            following = live[number + 1] if number + 1 < len(live) else None
+            if following is not None:
+                self._full_segment(fact, following)
+            elif fact.trailer is not None:
+                self._sealed_tail(fact, manifest)
+            else:
+                self._open_tail(fact, manifest)
+            if self._has_damage():
+                return
+            self.last = fact
+
+    def _full_segment(self, fact: SegmentFacts, following: SegmentFacts) -> None:
+        """A segment that another one follows: everything in it was durable before that one."""
+        assert fact.header is not None and following.header is not None
+        end = fact.trailer.end if fact.trailer else fact.scan.position if fact.scan else fact.base
+        if fact.scan is not None and fact.scan.unknown:
+            self.note(Label.NEWER, fact.path, fact.scan.offset)
+            return
+        newer_epoch = following.header.epoch > fact.header.epoch
+        if end < following.base:
+            label = Label.DAMAGED_MIDDLE if fact.scan else Label.MISSING
+            offset = fact.scan.offset if fact.scan else None
+            self.end = end
+            self.note(label, fact.path, offset, (end, following.base))
+            return
+        if end > following.base and not newer_epoch:
+            self.end = following.base
+            self.note(Label.DAMAGED_ORDER, following.path, 0, (following.base, end))
+            return
+        if following.header.epoch < fact.header.epoch:
+            self.note(Label.FOREIGN, following.path, 0, None, "its epoch is too old")
+            return
+        self.end = following.base
+        self._newest(fact)
+        if fact.trailer is not None:
+            self.note(Label.SEALED if end == following.base else Label.SUPERSEDED, fact.path)
+        else:
+            self.note(Label.UNSEALED if end == following.base else Label.SUPERSEDED, fact.path)
+            self.seal.append((fact, following.base))
+
+    def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
+        assert fact.trailer is not None
+        self.end = min(fact.trailer.end, manifest.cut)
+        self.durable = self.end
+        self._newest(fact)
+        self.note(Label.TAIL_SEALED, fact.path)
+
+    def _open_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
+        """The newest segment: tell its end from a torn write, and that from damage."""
+        assert fact.scan is not None and fact.rest is not None and fact.header is not None
+        scan, rest = fact.scan, fact.rest
+        self._newest(fact)
+        if scan.unknown:
+            self.note(Label.NEWER, fact.path, scan.offset, (scan.position, None))
+            return
+        self.end = scan.position
+        self.durable = max(scan.durable, _vouched(manifest, fact))
+        self.newest_ns = max(self.newest_ns, manifest.clean_newest_ns)
+        if manifest.cut <= scan.position and manifest.epoch > fact.header.epoch:
+            # The cut was decided and durable before; what is behind it no longer counts.
+            self.end = manifest.cut
+            self.durable = min(self.durable, self.end)
+            self.note(Label.SUPERSEDED, fact.path)
+            self.seal.append((fact, self.end))
+            return
+        if rest.durable > scan.position:
+            after = rest.later[1] if rest.later else None
+            self.note(Label.DAMAGED_MIDDLE, fact.path, scan.offset, (scan.position, after))
+        elif rest.last_byte > scan.offset:
+            self._torn_tail(fact, scan, rest)
+        else:
+            short = fact.size_bytes - scan.offset < fmt.FRAME_HEADER_BYTES
+            self.note(Label.TAIL_SHORT if short else Label.TAIL, fact.path, scan.offset)
+            self.tail, self.tail_end = fact, scan.offset
+
+    def _torn_tail(self, fact: SegmentFacts, scan: SegmentScan, rest: segments.Rest) -> None:
+        length = rest.last_byte - scan.offset
+        self.cut = Cut(fact.path, scan.offset, length, scan.position)
+        self.note(Label.TAIL_TORN, fact.path, scan.offset, (scan.position, None), f"{length} bytes")
+        if scan.position == fact.base:
+            # Its name is the one that the next segment needs.
+            self.note(Label.WITHDRAWN_TORN, fact.path)
+            self.aside.append(fact)
+            kept = fmt.ASIDE_SUFFIX
+            aside = f"{fact.path}.{fact.header.epoch if fact.header else 0}{kept}"
+            self.cut = self.cut._replace(path=aside)
+
+    def _newest(self, fact: SegmentFacts) -> None:
+        newest = fact.trailer.newest_ns if fact.trailer else fact.scan.newest_ns if fact.scan else 0
+        self.newest_ns = max(self.newest_ns, newest)
+
+    def _check_end(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
+        """Hold the end against what the manifest knows to have been durable."""
+        if self._has_damage():
+            return
+        newest_base = live[-1].base if live else None
+        expected = manifest.tail_base
+        if expected != fmt.NO_CUT and (newest_base is None or newest_base < expected):
+            self.note(Label.MISSING, self._segment_path(expected), None, (self.end, None))
+        elif self.end < _known_end(manifest, newest_base):
+            self.note(
+                Label.MISSING,
+                live[-1].path if live else self._segment_path(expected),
+                self.tail_end or None,
+                (self.end, manifest.clean_position),
+            )
+        elif manifest.cut != fmt.NO_CUT and self.end < manifest.cut and not self._cut_done(live):
+            self.note(
+                Label.MISSING, self._segment_path(manifest.cut), None, (self.end, manifest.cut)
+            )
+
+    def _cut_done(self, live: list[SegmentFacts]) -> bool:
+        manifest = self.facts.manifest
+        assert manifest is not None
+        return any(fact.header and fact.header.epoch == manifest.epoch for fact in live)
+
+    def _finish(self, old: fmt.Manifest, first: int) -> Plan:
+        epoch = old.epoch + 1 if self.cut is not None else old.epoch
+        last = None if self.last in self.aside else self.last
+        if self.last in self.aside:
+            kept = [s for s in self.facts.segments if s.base < self.end and s.header is not None]
+            last = kept[-1] if kept else None
+        cut = self.end if self.cut is not None else self._pending_cut(old)
+        tail_base = last.base if last is not None else fmt.NO_CUT
+        clean = (old.clean_position, old.clean_offset, old.clean_newest_ns)
+        if self.cut is not None or tail_base != old.tail_base:
+            clean = (0, 0, 0)
+        new = fmt.Manifest(old.log_id, old.sequence + 1, epoch, first, tail_base, cut, *clean)
+        changed = new._replace(sequence=old.sequence) != self.facts.manifest
+        return Plan(
+            tuple(self.findings),
+            old.log_id,
+            epoch,
+            first,
+            self.end,
+            self.tail,
+            self.tail_end,
+            last,
+            self.cut,
+            min(self.durable, self.end),
+            self.newest_ns,
+            tuple(self.remove),
+            tuple(self.aside),
+            tuple(self.seal),
+            new if changed or self.facts.manifest_problems else None,
+        )
+
+    def _pending_cut(self, old: fmt.Manifest) -> int:
+        """A decided cut stays decided until a segment of the new epoch exists."""
+        done = self.last is not None and self.last.header and self.last.header.epoch == old.epoch
+        return fmt.NO_CUT if done else old.cut
+
+
+def _vouched(manifest: fmt.Manifest, fact: SegmentFacts) -> int:
+    known = manifest.tail_base == fact.base and fact.header is not None
+    if known and fact.header is not None and fact.header.epoch == manifest.epoch:
+        return manifest.clean_position
+    return 0
+
+
+def _known_end(manifest: fmt.Manifest, newest_base: int | None) -> int:
+    return manifest.clean_position if manifest.tail_base == newest_base else 0

@@ -1,0 +1,112 @@
+"""The segment that takes the appends, as this process has it open: its file and its mapping.
+
+Used under the append lock, except for `populate`. Refuses to know the control page.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from . import format as fmt
+from . import segment as segments
+from .codec import Tail, scan
+from .errors import DamageError
+from .files import WRITE, Directory, File, Mapping
+
+POPULATE_BYTES = 1 << 20
+
+
+class TailSegment:
+    """At most one attached segment. `trusted`: space is reserved and mappings are coherent here;
+    `mapped`: frames are stored into a mapping, else written with pwrite."""
+
+    def __init__(
+        self, directory: Directory, tail: Tail, *, trusted: bool, mapped: bool, bytes_max: int
+    ) -> None:
+        self._directory = directory
+        self._tail = tail
+        self.trusted = trusted
+        self._mapped = mapped
+        self._bytes_max = bytes_max
+        self.base = -1
+        self.header: fmt.SegmentHeader | None = None
+        self.limit = 0
+        self._file: File | None = None
+        self._mapping: Mapping | None = None
+        # Held while the mapping is replaced, and while pages of it are prepared by another thread.
+        self._mapping_lock = threading.Lock()
+
+    def attach(self, base: int, *, fast: bool) -> None:
+        """Open the segment of `base`; with `fast`, let the append path store into it by itself."""
+        self.detach()
+        if base == fmt.NO_TAIL:
+            self.base = base
+            return
+        file = segments.open_segment(self._directory, base, WRITE)
+        try:
+            header = segments.read_header(file)
+            size = file.size()
+            mapping = file.map(size, write=True) if self._mapped else None
+        except fmt.FormatError as error:
+            file.close()
+            raise DamageError(str(error), path=file.path, offset=0, position=base) from error
+        except BaseException:
+            file.close()
+            raise
+        self._file, self._mapping = file, mapping
+        self.header, self.base = header, base
+        self.limit = size if self.trusted else max(size, self._bytes_max)
+        if mapping is not None and fast:
+            self._tail.attach(mapping, base, self.limit, header.align, header.tag, header.seed)
+
+    def detach(self) -> None:
+        """Let go of the segment; idempotent."""
+        with self._mapping_lock:
+            self._tail.detach()
+            mapping, self._mapping = self._mapping, None
+            if mapping is not None:
+                mapping.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        self.base, self.header, self.limit = -1, None, 0
+
+    def store(self, frame: bytes, offset: int) -> None:
+        """Put the frame's bytes in place; in the page cache at return."""
+        if self._mapping is not None:
+            with memoryview(self._mapping) as view:
+                view[offset : offset + len(frame)] = frame
+        else:
+            assert self._file is not None
+            self._file.write(frame, offset)
+
+    def whole_frame(self, position: int, offset: int, end: int) -> tuple[int, int] | None:
+        """(position after it, newest timestamp) of the frame in [offset, end) if it is whole."""
+        assert self._file is not None and self.header is not None
+        block = self._file.read(end - offset, offset)
+        found = scan(block, 0, len(block), position, self.header.tag, self.header.seed)
+        if found.offset != end - offset or found.position <= position:
+            return None
+        return found.position, found.newest_ns
+
+    def erase(self, offset: int, end: int) -> None:
+        """Take the bytes of a half-written frame away, so that they never look like damage."""
+        assert self._file is not None
+        if self.trusted:
+            self._file.write(bytes(end - offset), offset)
+        else:
+            # Space is not reserved here: writing zeros may fail, giving space back does not.
+            self._file.truncate(offset)
+
+    def allocate(self, size_bytes: int) -> None:
+        """Reserve space up to `size_bytes`; durable at return. DiskFullError changes nothing."""
+        assert self._file is not None
+        if self.trusted and self._file.size() < size_bytes:
+            self._file.allocate(size_bytes)
+            self._file.sync()
+
+    def populate(self, offset: int) -> None:
+        """Take the page faults of the next appends now; only a mapped tail has any."""
+        with self._mapping_lock:
+            if self._mapping is not None and offset < self.limit:
+                self._tail.populate(offset & ~4095, POPULATE_BYTES)
