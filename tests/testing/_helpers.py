@@ -27,9 +27,9 @@ def store(files, path, data, offset=0):
 
 
 def get(files, path):
-    """All bytes of the file, through the door."""
+    """All bytes of the file, through the door into a buffer that was not zeroed."""
     descriptor = files.open(path, READ)
-    buffer = bytearray(files.status(descriptor).st_size)
+    buffer = bytearray(b"\xff" * files.status(descriptor).st_size)
     assert files.read_into(descriptor, memoryview(buffer), 0) == len(buffer)
     files.close(descriptor)
     return bytes(buffer)

@@ -71,7 +71,7 @@ class Machine:
         return [os.path.join(self.home, a) if isinstance(a, str) else a for a in arguments]
 
     def read_into(self, descriptor, length, offset):
-        buffer = bytearray(length)
+        buffer = bytearray(b"\xff" * length)
         count = self.files.read_into(descriptor, memoryview(buffer), offset)
         return bytes(buffer[:count])
 

@@ -59,7 +59,7 @@ def write(files, descriptor, data, offset=0):
 
 
 def read(files, descriptor, length=100, offset=0):
-    buffer = bytearray(length)
+    buffer = bytearray(b"\xff" * length)
     return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), offset)])
 
 

@@ -128,11 +128,13 @@ class TestMappings:
     def test_real_descriptors_do_not_pile_up(self):
         gc.collect()
         before = len(os.listdir("/proc/self/fd"))
+        kept = []
         for _ in range(50):
             files = MemoryFiles()
-            put(files, "/a", bytes(BLOCK))
             put(files, "/large", b"x", offset=2 << 20)
-            store(files, "/a", b"stored")
+            kept.append(MemoryFiles())
+            put(kept[-1], "/a", bytes(BLOCK))
+            store(kept[-1], "/a", b"stored")
         del files
         assert len(os.listdir("/proc/self/fd")) <= before
 

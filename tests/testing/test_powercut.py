@@ -98,13 +98,18 @@ class TestSizes:
         put(filled, "/a", sectors("A"), 5 * SECTOR)
         assert outcomes(filled.images(100, 1)) == {"vwxyz", "vwxyz.", "vwxyzA"}
 
+    def test_so_may_each_size_on_the_way(self, filled):
+        put(filled, "/a", sectors("A"), 5 * SECTOR)
+        put(filled, "/a", sectors("B"), 6 * SECTOR)
+        assert {len(content) for content in outcomes(filled.images(100, 1))} == {5, 6, 7}
+
     def test_a_shorter_file_may_be_long_again(self, filled):
         filled.truncate(filled.open("/a", WRITE), 2 * SECTOR)
         assert outcomes(filled.images(100, 1)) == {"vw", "vwxyz"}
         sync(filled, "/a")
         assert outcomes(filled.images(100, 1)) == {"vw"}
 
-    def test_a_size_on_the_way_may_survive(self, filled):
+    def test_cutting_and_growing_again(self, filled):
         descriptor = filled.open("/a", WRITE)
         filled.truncate(descriptor, SECTOR)
         filled.truncate(descriptor, 3 * SECTOR)
@@ -127,6 +132,16 @@ class TestSizes:
         assert outcomes(files.images(9, 1)) == {"", "..."}
         files.sync(descriptor)
         assert outcomes(files.images(9, 1)) == {"..."}
+
+    def test_it_stays_taken(self):
+        files = PowerCutFiles(capacity_bytes=3 * 4096)
+        descriptor = files.open("/a", CREATE)
+        files.allocate(descriptor, 2 * 4096)
+        files.sync(descriptor)
+        files.sync_directory("/")
+        assert files.cut().free_bytes == 4096
+        files.truncate(descriptor, 0)
+        assert [image.free_bytes for image in files.images(9, 1)] == [4096, 3 * 4096]
 
 
 class TestLostSpace:
@@ -228,6 +243,15 @@ class TestNames:
             put(files, name, b"")
         assert self.names(files) == {(), ("/a",), ("/a", "/b"), ("/a", "/b", "/c")}
         assert len(self.names(files, names="any")) == 8
+
+    def test_in_order_when_there_are_many(self):
+        files = PowerCutFiles(names="prefix")
+        names = [f"/{number:02}" for number in range(50)]
+        for name in names:
+            put(files, name, b"")
+        found = [sorted(image.contents()) for image in files.images(10, 1)]
+        assert all(image == names[: len(image)] for image in found)
+        assert len({len(image) for image in found}) == 10
 
     def test_no_file_has_two_names(self, files):
         put(files, "/a", b"")
@@ -331,6 +355,10 @@ class TestImages:
         assert len(list(filled.images(32, 1))) == 32
         assert len(list(filled.images(1000, 1))) == 32
         assert len(list(filled.images(31, 1))) == 31
+
+    def test_few_of_few_are_a_sample_too(self, filled):
+        put(filled, "/a", sectors(*"ABCDE"))
+        assert outcomes(filled.images(10, 1)) != outcomes(filled.images(10, 2))
 
     def test_they_differ(self, files):
         put_durably(files, "/a", bytes(40 * SECTOR))
@@ -465,6 +493,17 @@ class TestInsideASync:
         sync(filled, "/a")
         assert outcomes(filled.images(9, 1)) == {"Ewxyz", "Ewxyz.", "EwxyzL"}
 
+    def test_growth_before_and_during_a_sync(self, filled):
+        def grow(path):
+            for size in (6, 7, 8):
+                filled.truncate(filled.open(path, WRITE), size * SECTOR)
+
+        filled.truncate(filled.open("/a", WRITE), 4 * SECTOR)
+        filled.truncate(filled.open("/a", WRITE), 5 * SECTOR)
+        filled.during_sync = grow
+        sync(filled, "/a")
+        assert {len(content) for content in outcomes(filled.images(99, 1))} == {5, 6, 7, 8}
+
     def test_of_two_syncs_at_once_the_later_beginning_wins(self, filled):
         slow, done = threading.Event(), threading.Event()
 
@@ -544,6 +583,16 @@ class TestFailedSync:
         filled.truncate(descriptor, 5 * SECTOR)
         filled.sync(descriptor)
         assert outcomes(filled.images(9, 1)) == {"vw..."}
+
+    def test_what_was_cut_off_and_stored_again_is_dirty(self, filled):
+        put(filled, "/a", sectors("A"), 4 * SECTOR)
+        self.fail(filled)
+        descriptor = filled.open("/a", WRITE)
+        filled.truncate(descriptor, 2 * SECTOR)
+        filled.truncate(descriptor, 5 * SECTOR)
+        store(filled, "/a", sectors("A"), 4 * SECTOR)
+        filled.sync(descriptor)
+        assert outcomes(filled.images(9, 1)) == {"vw..A"}
 
     def test_or_the_sectors_stay_dirty(self):
         files = PowerCutFiles(failed_sync="dirty")

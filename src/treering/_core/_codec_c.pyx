@@ -1016,7 +1016,7 @@ cdef class Tail:
     cdef int _lock(self) except -2:
         """0 when acquired and all is in order; -1: leave it to `slow`."""
         cdef SharedPage page = self._page
-        cdef int code
+        cdef int code, tries = 0
         cdef void *mutex
         if page._words == NULL or page._closed or self._mapping == NULL:
             return -1
@@ -1025,6 +1025,9 @@ cdef class Tail:
         while code == EBUSY or code == ETIMEDOUT:
             if page._holder is not None and page._holder == threading.get_ident():
                 return -1  # a signal handler inside our own slow call: `slow` says so
+            if tries == 20:
+                return -1  # a second in vain: `slow` knows how long to wait
+            tries += 1
             page._inside += 1
             with nogil:
                 code = treering_mutex_lock(mutex, 0.05)
