@@ -60,6 +60,20 @@ class Expected:
     first_most: int = 0
     ends: frozenset[int] = frozenset()
 
+    def until(self, after: Expected) -> Expected | None:
+        """What may be left if the picture was taken between this moment and that one.
+
+        None if truncation gave the log another history meanwhile.
+        """
+        if after.entries is not self.entries:
+            return None
+        return dataclasses.replace(
+            self,
+            most=max(self.most, after.most),
+            first_most=max(self.first_most, after.first_most),
+            ends=self.ends | after.ends,
+        )
+
     def problem(self, first: int, end: int, records: Iterable[Any]) -> str | None:
         """What is wrong with a log that reads like this, or None."""
         if not self.first <= first <= max(self.first, self.first_most):
@@ -153,13 +167,14 @@ class Ledger:
     def cutting(self, end: int) -> None:
         """truncate_after(end) is about to be called."""
         with self._lock:
-            self._ends = frozenset({end})
+            self._ends = frozenset({end} if end < len(self.entries) else ())
 
     def cut(self, end: int) -> None:
         """It returned."""
         with self._lock:
-            self.entries = self.entries[:end]
-            self._most = self.durable = end
+            if end < len(self.entries):  # otherwise there was nothing to do
+                self.entries = self.entries[:end]
+                self._most = self.durable = end
             self._ends = frozenset()
 
     def pruning(self, position: int) -> None:
@@ -191,22 +206,21 @@ class CrowdLedger:
         self.acknowledged: dict[int, bytes] = {}
 
     def expected(self, durable: int = 0) -> CrowdExpected:
-        """What may be left now. To be completed by `finished` when the picture is taken."""
-        return CrowdExpected(self, dict(self.acknowledged), durable, {})
+        """What may be left now."""
+        return CrowdExpected(dict(self.acknowledged), durable, dict(self.begun))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CrowdExpected:
     """Which logs a crash may leave: everything acknowledged in place, and in each thread's order."""
 
-    ledger: CrowdLedger
     acknowledged: dict[int, bytes]
     least: int
     begun: dict[bytes, bytes]
 
-    def finished(self) -> CrowdExpected:
-        """With all that had been begun when the picture was taken."""
-        return dataclasses.replace(self, begun=dict(self.ledger.begun))
+    def until(self, after: CrowdExpected) -> CrowdExpected:
+        """What may be left if the picture was taken between this moment and that one."""
+        return dataclasses.replace(self, begun=after.begun)
 
     def problem(self, first: int, end: int, records: Iterable[Any]) -> str | None:
         """What is wrong with a log that reads like this, or None."""

@@ -11,8 +11,6 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(1, len(EXAMPLES) + 1))
 def test_example(example):
-    if "from treering import" in example:
-        pytest.importorskip("treering._core.wal", reason="Wal is being written")
     exec(compile(example, str(PAGE), "exec"), {})
 
 

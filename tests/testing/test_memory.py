@@ -265,6 +265,11 @@ class TestBehindItsBack:
             assert view[0:100] == b"x" * 100
         mapping.close()
 
+    def test_there_is_nothing_before_the_beginning(self, files):
+        descriptor = files.open("/a", CREATE)
+        with refused(errno.EINVAL):
+            files.read_into(descriptor, memoryview(bytearray(1)), -1)
+
     def test_descriptors_are_not_the_systems(self, files):
         descriptor = files.open("/a", CREATE)
         with refused(errno.EBADF):

@@ -103,6 +103,12 @@ class TestSizes:
         put(filled, "/a", sectors("B"), 6 * SECTOR)
         assert {len(content) for content in outcomes(filled.images(100, 1))} == {5, 6, 7}
 
+    def test_of_very_many_sizes_the_newest(self, filled):
+        for size in range(100):
+            put(filled, "/a", b"x", 5 * SECTOR + size)
+        found = {len(image.contents()["/a"]) - 5 * SECTOR for image in filled.images(999, 1)}
+        assert found == {0, *range(37, 101)}
+
     def test_a_shorter_file_may_be_long_again(self, filled):
         filled.truncate(filled.open("/a", WRITE), 2 * SECTOR)
         assert outcomes(filled.images(100, 1)) == {"vw", "vwxyz"}
@@ -183,15 +189,6 @@ class TestLostSpace:
             letters(files.image(random.Random(n)).contents()["/a"]) for n in range(100)
         }
         assert found >= {"", "A", "a", "b", "c", "d"}
-
-    def test_nothing_to_be_stale(self):
-        files = PowerCutFiles(lost="stale")
-        descriptor = files.open("/a", CREATE)
-        files.allocate(descriptor, SECTOR)
-        files.sync(descriptor)
-        files.sync_directory("/")
-        put(files, "/a", b"")
-        assert letters(files.cut().contents()["/a"]) == "."
 
 
 class TestNames:

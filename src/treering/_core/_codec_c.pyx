@@ -44,13 +44,14 @@ cdef extern from "_shared.h" nogil:
     uint64_t treering_load(const uint64_t *word)
     void treering_store(uint64_t *word, uint64_t value)
     void treering_store_strong(uint64_t *word, uint64_t value)
+    void treering_add_one(uint64_t *word)
     void treering_fence()
     void treering_barrier()
     int treering_mutex_init(void *mutex, int is_private)
     int treering_mutex_try(void *mutex)
     int treering_mutex_lock(void *mutex, double seconds)
     int treering_mutex_unlock(void *mutex)
-    void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+    int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
     void treering_futex_wake(uint64_t *word)
     void treering_populate(void *start, size_t length)
     uint64_t treering_now_ns()
@@ -84,13 +85,16 @@ cdef enum:
     WORD_END = 16
     WORD_END_OFFSET = 17
     WORD_TAIL_BASE = 18
+    WORD_EPOCH = 19
     WORD_DIRTY = 20
     WORD_DIRTY_POSITION = 21
     WORD_DIRTY_OFFSET = 22
     WORD_NEWEST = 23
     WORD_DURABLE = 32
     WORD_FAILED = 33
+    WORD_SYNCS = 34
     WORD_APPEND_WAITERS = 40
+    WORD_SYNC_WAITERS = 41
     APPEND_MUTEX_OFFSET = 512
     SYNC_MUTEX_OFFSET = 640
     CONTROL_BYTES = 4096
@@ -106,9 +110,11 @@ CONSTANTS = {
     "KEY_BYTES_MAX": KEY_BYTES_MAX, "FRAME_BYTES_LIMIT": FRAME_BYTES_LIMIT,
     "INDEX_STEP_BYTES": INDEX_STEP_BYTES, "TIME_NS_MAX": TIME_NS_MAX, "WORD_END": WORD_END,
     "WORD_END_OFFSET": WORD_END_OFFSET, "WORD_TAIL_BASE": WORD_TAIL_BASE,
+    "WORD_EPOCH": WORD_EPOCH,
     "WORD_DIRTY": WORD_DIRTY, "WORD_DIRTY_POSITION": WORD_DIRTY_POSITION,
     "WORD_DIRTY_OFFSET": WORD_DIRTY_OFFSET, "WORD_NEWEST": WORD_NEWEST,
     "WORD_DURABLE": WORD_DURABLE, "WORD_FAILED": WORD_FAILED,
+    "WORD_SYNCS": WORD_SYNCS, "WORD_SYNC_WAITERS": WORD_SYNC_WAITERS,
     "WORD_APPEND_WAITERS": WORD_APPEND_WAITERS, "APPEND_MUTEX_OFFSET": APPEND_MUTEX_OFFSET,
     "SYNC_MUTEX_OFFSET": SYNC_MUTEX_OFFSET, "CONTROL_BYTES": CONTROL_BYTES,
 }
@@ -821,19 +827,36 @@ cdef class SharedPage:
         return OWNER_DIED if code == EOWNERDEAD else ACQUIRED
 
     def unlock(self, size_t mutex_offset):
-        """Give the mutex back; harmless when this thread does not hold it."""
+        """Give the mutex back; whether this thread had it."""
         if self._words == NULL or self._closed:
-            return
+            return False
         # Private mutexes do not know their owner: only the holder may pass.
         if mutex_offset == APPEND_MUTEX_OFFSET:
             if self._holder != threading.get_ident():
-                return
+                return False
             self._holder = None
         else:
             if self._sync_holder != threading.get_ident():
-                return
+                return False
             self._sync_holder = None
         treering_mutex_unlock(<uint8_t *>self._words + mutex_offset)
+        return True
+
+    def join_sync(self, uint64_t position, double timeout):
+        """Sleep while somebody syncs and `position` is not durable; True once this thread has the
+        sync mutex and has to sync itself, False when the words have to be looked at again."""
+        cdef uint64_t *words = self._word(0)
+        cdef int code
+        if not treering_wanting(words, position):
+            return False
+        self._inside += 1
+        with nogil:
+            code = treering_join(words, position, timeout, &self._closed)
+        self._leave()
+        if code != 0:
+            return False
+        self._sync_holder = threading.get_ident()
+        return True
 
     def wait(self, size_t word, uint64_t seen, size_t flag, double timeout):
         """Sleep until the word is no longer `seen`, at most `timeout` seconds."""
@@ -858,6 +881,19 @@ cdef class SharedPage:
             time.sleep(min(pause, max(until - time.monotonic(), 0)))
             pause = min(pause * 1.5, 0.01)
 
+    def bump(self, size_t word, size_t flag):
+        """Add one to the word and wake everybody who sleeps on it."""
+        cdef uint64_t *address = self._word(word)
+        # Cleared before the word moves, looked at after: whoever sets it between the two sleeps on
+        # the old value, and whoever sets it later is left for the next one to wake.
+        cdef bint asleep = treering_load(self._words + flag) != 0
+        if asleep:
+            treering_store_strong(self._words + flag, 0)
+        treering_add_one(address)
+        treering_fence()
+        if asleep or treering_load(self._words + flag):
+            treering_futex_wake(address)
+
     def wake(self, size_t word, size_t flag):
         """Wake everybody who sleeps on the word."""
         cdef uint64_t *address = self._word(word)
@@ -865,6 +901,37 @@ cdef class SharedPage:
         if treering_load(self._words + flag):
             treering_store_strong(self._words + flag, 0)
             treering_futex_wake(address)
+
+
+cdef inline bint treering_wanting(const uint64_t *words, uint64_t position) noexcept nogil:
+    """Whether the record at `position` is there, not yet durable, and may still become so."""
+    return (
+        treering_load(words + WORD_DURABLE) <= position < treering_load(words + WORD_END)
+        and not treering_load(words + WORD_FAILED)
+    )
+
+
+cdef int treering_join(
+    uint64_t *words, uint64_t position, double timeout, const bint *closed
+) noexcept nogil:
+    """0: the sync mutex is ours."""
+    cdef void *mutex = <uint8_t *>words + SYNC_MUTEX_OFFSET
+    cdef uint64_t seen
+    cdef int code = 0
+    while code == 0 and not closed[0]:
+        seen = treering_load(words + WORD_SYNCS)
+        treering_store_strong(words + WORD_SYNC_WAITERS, 1)
+        treering_fence()
+        if not treering_wanting(words, position):
+            return -1
+        # Only now: whoever had the mutex until here moves WORD_SYNCS after giving it back.
+        code = treering_mutex_try(mutex)
+        if code == 0 or code == EOWNERDEAD:
+            return 0
+        if code != EBUSY:
+            return code
+        code = treering_futex_wait(words + WORD_SYNCS, seen, timeout)
+    return -1
 
 
 cdef inline void begin(
@@ -903,7 +970,7 @@ cdef class Tail:
     cdef uint64_t _armed
     cdef Py_buffer _view
     cdef uint8_t *_mapping
-    cdef uint64_t _base, _limit
+    cdef uint64_t _base, _epoch, _limit
     cdef size_t _align
     cdef uint32_t _tag, _seed
     cdef public uint64_t chore_offset
@@ -932,6 +999,7 @@ cdef class Tail:
         self.detach()
         PyObject_GetBuffer(mapping, &self._view, PyBUF_WRITABLE)
         self._base = base
+        self._epoch = self._page._word(WORD_EPOCH)[0]
         self._limit = min(limit, <uint64_t>self._view.len)
         self._align = align
         self._tag = tag
@@ -1045,6 +1113,7 @@ cdef class Tail:
         if (
             self._mapping == NULL
             or page._words[WORD_TAIL_BASE] != self._base
+            or page._words[WORD_EPOCH] != self._epoch
             or page._words[WORD_FAILED]
             or page._words[WORD_DIRTY]
         ):

@@ -157,11 +157,31 @@ class SharedPage:
             raise OSError(code, os.strerror(code))
         return ACQUIRED
 
-    def unlock(self, mutex_offset: int) -> None:
-        """Give the mutex back; harmless when this thread does not hold it."""
+    def unlock(self, mutex_offset: int) -> bool:
+        """Give the mutex back; whether this thread had it."""
         anchor = self._anchor
-        if anchor is not None:
-            _pthread.pthread_mutex_unlock(ctypes.addressof(anchor) + mutex_offset)
+        if anchor is None:
+            return False
+        code: int = _pthread.pthread_mutex_unlock(ctypes.addressof(anchor) + mutex_offset)
+        return code == 0
+
+    def join_sync(self, position: int, timeout: float) -> bool:
+        """Sleep while somebody syncs and `position` is not durable; True once this thread has the
+        sync mutex and has to sync itself, False when the words have to be looked at again."""
+        until = time.monotonic() + timeout
+        pause = _POLL_SECONDS_LEAST
+        words = self._words
+        while words[fmt.WORD_DURABLE] <= position < words[fmt.WORD_END]:
+            if words[fmt.WORD_FAILED]:
+                return False
+            if self.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT:
+                return True
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _POLL_SECONDS_MOST)
+        return False
 
     def wait(self, word: int, seen: int, flag: int, timeout: float) -> None:
         """Sleep until the word is no longer `seen`, at most `timeout` seconds.
@@ -176,6 +196,11 @@ class SharedPage:
                 return
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_SECONDS_MOST)
+
+    def bump(self, word: int, flag: int) -> None:
+        """Add one to the word and wake whom `wake` wakes."""
+        self._words[word] += 1
+        self.wake(word, flag)
 
     def wake(self, word: int, flag: int) -> None:
         """Wake the native processes that sleep on the word; those of this build poll."""
@@ -222,12 +247,14 @@ class Tail:
         self._clock = clock or time.time_ns
         self._armed = arm is None
         self._mapping: Any = None
-        self._base = self._limit = self._align = self._tag = self._seed = 0
+        self._base = self._epoch = self._limit = self._align = self._tag = self._seed = 0
         self.chore_offset = 0
 
     def attach(self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int) -> None:
         """Append into `mapping`, which shows the segment that starts at `base`."""
         self._base, self._limit, self._align = base, limit, align
+        # After a cut exactly at a base, another file has that name: the epoch tells them apart.
+        self._epoch = self._page.load(fmt.WORD_EPOCH)
         self._tag, self._seed = tag, seed
         self._mapping = mapping
 
@@ -314,6 +341,8 @@ class Tail:
         """Encode into the mapping and publish; -1 leaves it to `slow`. Under the append lock."""
         words, mapping = self._page._words, self._mapping
         if words[fmt.WORD_TAIL_BASE] != self._base or mapping is None:
+            return -1
+        if words[fmt.WORD_EPOCH] != self._epoch:
             return -1
         if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY]:
             return -1

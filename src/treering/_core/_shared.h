@@ -20,6 +20,7 @@
 #define TREERING_LOAD(pointer) __atomic_load_n((pointer), __ATOMIC_ACQUIRE)
 #define TREERING_STORE(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_RELEASE)
 #define TREERING_STORE_STRONG(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_SEQ_CST)
+#define TREERING_ADD_ONE(pointer) ((void)__atomic_fetch_add((pointer), 1, __ATOMIC_SEQ_CST))
 #define TREERING_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 /* Keeps the compiler from moving stores across: what a dead process had stored is in program order. */
 #define TREERING_BARRIER() __asm__ __volatile__("" ::: "memory")
@@ -27,6 +28,7 @@
 #define TREERING_LOAD(pointer) (*(volatile uint64_t *)(pointer))
 #define TREERING_STORE(pointer, value) (*(volatile uint64_t *)(pointer) = (value))
 #define TREERING_STORE_STRONG(pointer, value) (*(volatile uint64_t *)(pointer) = (value))
+#define TREERING_ADD_ONE(pointer) ((void)++*(volatile uint64_t *)(pointer))
 #define TREERING_FENCE() ((void)0)
 #define TREERING_BARRIER() ((void)0)
 #endif
@@ -34,6 +36,7 @@
 static uint64_t treering_load(const uint64_t *word) { return TREERING_LOAD(word); }
 static void treering_store(uint64_t *word, uint64_t value) { TREERING_STORE(word, value); }
 static void treering_store_strong(uint64_t *word, uint64_t value) { TREERING_STORE_STRONG(word, value); }
+static void treering_add_one(uint64_t *word) { TREERING_ADD_ONE(word); }
 static void treering_fence(void) { TREERING_FENCE(); }
 static void treering_barrier(void) { TREERING_BARRIER(); }
 
@@ -108,12 +111,15 @@ static uint32_t *treering_low_half(uint64_t *word)
     return half;
 }
 
-static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+/* 0 when woken or when the word had moved already, ETIMEDOUT, or EINTR when a signal came. */
+static int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
 {
     struct timespec timeout;
+    long code;
     timeout.tv_sec = (time_t)seconds;
     timeout.tv_nsec = (long)((seconds - (double)timeout.tv_sec) * 1e9);
-    syscall(SYS_futex, treering_low_half(word), FUTEX_WAIT, (uint32_t)seen, &timeout, NULL, 0);
+    code = syscall(SYS_futex, treering_low_half(word), FUTEX_WAIT, (uint32_t)seen, &timeout, NULL, 0);
+    return code == 0 || errno == EAGAIN ? 0 : errno;
 }
 
 static void treering_futex_wake(uint64_t *word)
@@ -134,9 +140,10 @@ static int treering_mutex_init(void *mutex, int is_private) { (void)mutex; (void
 static int treering_mutex_try(void *mutex) { (void)mutex; return ENOSYS; }
 static int treering_mutex_lock(void *mutex, double seconds) { (void)mutex; (void)seconds; return ENOSYS; }
 static int treering_mutex_unlock(void *mutex) { (void)mutex; return ENOSYS; }
-static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+static int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
 {
     (void)word; (void)seen; (void)seconds;
+    return ETIMEDOUT;
 }
 static void treering_futex_wake(uint64_t *word) { (void)word; }
 static void treering_populate(void *start, size_t length) { (void)start; (void)length; }

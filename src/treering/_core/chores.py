@@ -12,7 +12,7 @@ from collections.abc import Callable
 from . import format as fmt
 from . import segment as segments
 from .control import Control
-from .errors import StorageError
+from .errors import StorageError, TreeringError
 from .files import CREATE_NEW, WRITE, Directory
 
 # How far ahead of the tail pages are prepared, so that appends do not take the faults.
@@ -75,7 +75,10 @@ class Chores:
                 self._thread = threading.Thread(
                     target=self._run, name="treering-chores", daemon=True
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no threads at the interpreter's end
+                    self._thread = None
         self._event.set()
 
     def _run(self) -> None:
@@ -87,7 +90,10 @@ class Chores:
     def _do_due(self) -> None:
         while self._seals:
             seal_segment(self._directory, *self._seals.pop(0))
-            self.rolled()
+            try:
+                self.rolled()
+            except TreeringError:
+                pass  # a dead or closed log says so to those who call it; this is only retention
         offset = self._control.load(fmt.WORD_END_OFFSET)
         if self._stopped or offset >= fmt.TAIL_CLOSED:
             return

@@ -34,13 +34,17 @@ class Commit:
         self._directory = directory
         self._control = control
         self._load = control.load
-        self._lock = SyncLock(control)
+        self._lock = SyncLock(directory, control)
         self._file: File | None = None
-        self._file_base = -1
+        self._file_is = (-1, -1)  # base and epoch of the tail that is open
         self.seconds = 0.0  # how long the last fsync took
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the files."""
+        self._close_file()
+        self._lock.close()
+
+    def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -52,7 +56,8 @@ class Commit:
         """
         load = self._load
         until = None if timeout is None else time.monotonic() + timeout
-        while load(fmt.WORD_DURABLE) <= position:
+        # A record that is beyond the end was durable before truncate_after removed it.
+        while load(fmt.WORD_DURABLE) <= position < load(fmt.WORD_END):
             seen = load(fmt.WORD_SYNCS)
             self.check()
             left = _SLICE_SECONDS if until is None else until - time.monotonic()
@@ -94,12 +99,13 @@ class Commit:
     def _sync_tail(self) -> None:
         """Under the sync lock. The end is read before the fsync begins and before the tail's name:
         what lies in older segments was made durable by the roll."""
-        end = self._load(fmt.WORD_END)
+        rewinds, end = self._load(fmt.WORD_REWINDS), self._load(fmt.WORD_END)
         file = self._tail_file()
         started = time.perf_counter()
         self._sync_file(file)
         self.seconds = time.perf_counter() - started
-        self.advance(end)
+        # With a file lock another process may have cut meanwhile: then `end` speaks of what is gone.
+        self.advance(end if self._load(fmt.WORD_REWINDS) == rewinds else 0)
 
     def _sync_file(self, file: File) -> None:
         try:
@@ -131,8 +137,9 @@ class Commit:
         """The tail segment, kept open: its descriptor also remembers errors of the background
         writeback since it was opened."""
         while True:
-            base = self._load(fmt.WORD_TAIL_BASE)
-            if base == self._file_base and self._file is not None:
+            # After a cut exactly at a base, another file has that name: the epoch tells them apart.
+            base, epoch = self._load(fmt.WORD_TAIL_BASE), self._load(fmt.WORD_EPOCH)
+            if (base, epoch) == self._file_is and self._file is not None:
                 return self._file
             try:
                 file = self._directory.open(fmt.segment_name(base), WRITE)
@@ -140,8 +147,8 @@ class Commit:
                 if no_such_file(error) and base != self._load(fmt.WORD_TAIL_BASE):
                     continue  # rolled and truncated meanwhile
                 raise
-            self.close()
-            self._file, self._file_base = file, base
+            self._close_file()
+            self._file, self._file_is = file, (base, epoch)
             return file
 
     def open_tail(self) -> None:

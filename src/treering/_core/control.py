@@ -21,7 +21,7 @@ from zlib import crc32
 
 from . import format as fmt
 from .codec import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, backend, mutex_kind
-from .errors import ClosedError, LockedError, ReentrantError, WaitTimeoutError
+from .errors import ClosedError, DiskFullError, LockedError, ReentrantError, WaitTimeoutError
 from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping
 
 T = TypeVar("T")
@@ -45,39 +45,61 @@ class Control:
         self.lock_kind = self.load(fmt.WORD_LOCK_KIND)
 
     @classmethod
-    def create(cls, directory: Directory, log_id: bytes, *, lock_kind: int) -> Control:
-        """A new page under the page's name; handles on the old one keep the old file."""
+    def create(cls, directory: Directory, log_id: bytes, *, lock_kind: int, reuse: bool) -> Control:
+        """A new page under the page's name; handles on the old one keep the old file. `reuse`
+        allows to take the old file on a full disk: nobody else has it open."""
         temporary = f"{fmt.CONTROL_NAME}.{os.getpid()}{fmt.TEMPORARY_SUFFIX}"
         directory.remove(temporary)
-        file = directory.open(temporary, CREATE_NEW)
+        try:
+            control = cls._map_new(directory, temporary)
+        except DiskFullError:
+            # Opening must work on a full disk. With nobody else there, the old page's bytes will do.
+            directory.remove(temporary)
+            if not reuse:
+                raise
+            temporary = fmt.CONTROL_NAME
+            control = cls._map(directory.open(temporary, WRITE), write=True)
+        control._initialise(directory, log_id, lock_kind)
+        if temporary != fmt.CONTROL_NAME:
+            directory.rename(temporary, fmt.CONTROL_NAME)
+        return control
+
+    @classmethod
+    def _map_new(cls, directory: Directory, name: str) -> Control:
+        file = directory.open(name, CREATE_NEW)
         try:
             file.allocate(fmt.CONTROL_BYTES)
-            control = cls(file, file.map(fmt.CONTROL_BYTES, write=True), write=True)
         except BaseException:
             file.close()
             raise
-        control.lock_kind = lock_kind
-        store = control.store
+        return cls._map(file, write=True)
+
+    @classmethod
+    def _map(cls, file: File, *, write: bool) -> Control:
+        try:
+            return cls(file, file.map(fmt.CONTROL_BYTES, write=write), write=write)
+        except BaseException:
+            file.close()
+            raise
+
+    def _initialise(self, directory: Directory, log_id: bytes, lock_kind: int) -> None:
+        self.lock_kind = lock_kind
+        store = self.store
+        for word in range(fmt.APPEND_MUTEX_OFFSET // 8):
+            store(word, 0)  # in a page used again
         store(fmt.WORD_VERSION, fmt.CONTROL_VERSION)
         store(fmt.WORD_LOG_ID, int.from_bytes(log_id[:8], "little"))
         store(fmt.WORD_LOG_ID + 1, int.from_bytes(log_id[8:], "little"))
         store(fmt.WORD_BOOT, boot_number(directory))
         store(fmt.WORD_LOCK_KIND, lock_kind)
         store(fmt.WORD_OWNER_PID, os.getpid())
-        control.page.initialise_mutexes(private=lock_kind == PRIVATE_LOCK)
+        self.page.initialise_mutexes(private=lock_kind == PRIVATE_LOCK)
         store(fmt.WORD_MAGIC, fmt.CONTROL_MAGIC)
-        directory.rename(temporary, fmt.CONTROL_NAME)
-        return control
 
     @classmethod
     def join(cls, directory: Directory, *, write: bool = True) -> Control:
         """The page that other processes use now; LockedError if this process cannot share it."""
-        file = directory.open(fmt.CONTROL_NAME, WRITE if write else READ)
-        try:
-            control = cls(file, file.map(fmt.CONTROL_BYTES, write=write), write=write)
-        except BaseException:
-            file.close()
-            raise
+        control = cls._map(directory.open(fmt.CONTROL_NAME, WRITE if write else READ), write=write)
         try:
             control._check_shareable(directory)
         except BaseException:
@@ -208,20 +230,25 @@ class AppendLock:
 class SyncLock:
     """Who may fsync now: one leader among all threads and, with a mutex, all processes."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, directory: Directory, control: Control) -> None:
         kind = control.lock_kind
         self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
         self._page = control.page
         self._threads = threading.Lock()
         self._owner: int | None = None
+        # The append lock is a lock on the control page's file; this one needs a file of its own.
+        self._file = directory.open(fmt.MANIFEST_NAME) if kind == FILE_LOCK else None
 
     def try_acquire(self) -> bool:
         """Take it if it is free."""
         if self._mutex:
             return self._page.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT
-        if self._threads.acquire(blocking=False):
-            self._owner = threading.get_ident()
+        if not self._threads.acquire(blocking=False):
+            return False
+        self._owner = threading.get_ident()
+        if self._file is None or self._file.try_lock(exclusive=True):
             return True
+        self.release()
         return False
 
     def release(self) -> None:
@@ -229,8 +256,15 @@ class SyncLock:
         if self._mutex:
             self._page.unlock(fmt.SYNC_MUTEX_OFFSET)
         elif self._owner == threading.get_ident():
+            if self._file is not None:
+                self._file.unlock()
             self._owner = None
             self._threads.release()
+
+    def close(self) -> None:
+        """Let go of the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
 
 
 class HandleLocks:

@@ -21,9 +21,9 @@ from .errors import LockedError, TreeringError
 from .files import Directory, SystemFiles
 from .options import WalConfig
 from .recovery import Progress, RecoveryReport
-from .source import LiveSource, QuietSource, Segments
+from .source import LiveSource, QuietSource, Segments, Start
 from .truncation import truncate_after, truncate_before
-from .writer import Writer, publish
+from .writer import Writer, publish, trusts_mapping
 
 
 class Engine:
@@ -76,7 +76,7 @@ class Engine:
     def _enter(self) -> tuple[Control, RecoveryReport, bytes]:
         """Under the opening lock: be the first and recover, or join those who have it open."""
         if self._locks.alone():
-            entered = self._recover()
+            entered = self._recover(alone=True)
             if not self.config.exclusive:
                 self._locks.share()
             return entered
@@ -98,9 +98,9 @@ class Engine:
         died, then recover; the new control page leaves the old handles behind for good."""
         AppendLock(failed, self.config.lock_timeout_seconds).run(lambda: None)
         failed.close()
-        return self._recover()
+        return self._recover(alone=False)
 
-    def _recover(self) -> tuple[Control, RecoveryReport, bytes]:
+    def _recover(self, *, alone: bool) -> tuple[Control, RecoveryReport, bytes]:
         started = time.monotonic()
         facts = recovery.survey(self.directory)
         decided = recovery.plan(facts)
@@ -121,7 +121,7 @@ class Engine:
             exclusive=self.config.exclusive, process_lock=self.config.process_lock
         )
         assert decided.log_id is not None
-        control = Control.create(self.directory, decided.log_id, lock_kind=kind)
+        control = Control.create(self.directory, decided.log_id, lock_kind=kind, reuse=alone)
         publish(control, decided)
         return control, report, decided.log_id
 
@@ -138,7 +138,7 @@ class Engine:
         """A new log: its first segment, then the manifest that vouches for it."""
         clock = self.config.clock or time.time_ns
         header = fmt.SegmentHeader(uuid.uuid4().bytes, 0, 0, self.config.frame_align_bytes, clock())
-        trusted = self.directory.mapping_trusted()
+        trusted = trusts_mapping(self.directory, self.config)
         size = self.config.segment_bytes_max if trusted else fmt.SEGMENT_HEADER_BYTES
         name = segments.temporary_name()
         self.directory.remove(name)
@@ -231,6 +231,7 @@ class Engine:
         """In a forked child: close the inherited descriptors and mappings, and touch nothing else.
         The locks are the parent's and stay so."""
         self._closed = True
+        self.kept.abandon()
         self.writer.abandon()
         self._let_go()
 
@@ -246,21 +247,24 @@ class QuietEngine:
         started = time.monotonic()
         if not directory.exists():
             raise recovery.not_found(directory.path)
-        facts = recovery.survey(directory, progress)
-        decided = recovery.plan(facts)
-        if decided is None:
-            raise recovery.not_found(directory.path)
+        facts, decided = recovery.steady_plan(directory, progress)
         damaged = None
         try:
             recovery.refuse(decided)
         except TreeringError as error:
-            damaged = (decided.end, error)
-        if decided.damage is None and damaged is not None:
-            raise damaged[1]
+            damaged = error
+        if damaged is not None and decided.damage is None:
+            raise damaged
         self.report = recovery.report(facts, decided, started)
         self.log_id = decided.log_id
-        self.source = QuietSource(directory, decided.first_position, damaged, decided.end)
+        start = Start(decided.first_position, decided.end, decided.epoch, damaged)
+        self.source = QuietSource(directory, start, self._look_again)
         self.kept = Segments(self.source)
+
+    def _look_again(self) -> Start:
+        """After truncate_after by a live writer: where the log starts and ends now."""
+        _, decided = recovery.steady_plan(self.directory)
+        return Start(decided.first_position, decided.end, decided.epoch, None)
 
     def close(self) -> None:
         """Let go of the files; idempotent."""

@@ -218,6 +218,12 @@ class File:
         if descriptor >= 0:
             self._files.close(descriptor)
 
+    def __del__(self) -> None:
+        # A call that was interrupted may forget a file; its lock must not outlive it.
+        if getattr(self, "descriptor", -1) >= 0:
+            with contextlib.suppress(Exception):
+                self.close()
+
     def __enter__(self) -> File:
         return self
 

@@ -16,10 +16,35 @@ from . import format as fmt
 from . import manifest as manifests
 from . import segment as segments
 from .errors import DamageError, LogNotFoundError, StorageError
-from .files import WRITE, Directory
+from .files import WRITE, Directory, no_such_file
 from .labels import Cut, Finding, Label, RecoveryReport
 from .plan import Plan, plan
 from .survey import Progress, SegmentFacts, Survey, newer_error, survey
+
+_LOOKS_MAX = 10
+_LOOK_PAUSE_SECONDS = 0.005
+
+
+def steady_plan(directory: Directory, progress: Progress | None = None) -> tuple[Survey, Plan]:
+    """Survey and plan for somebody who holds no lock: what a living writer was just doing may look
+    like damage for a moment, so damage counts only if it is still there when looked at again."""
+    before: tuple[Finding, ...] | None = None
+    for attempt in range(_LOOKS_MAX):
+        try:
+            facts = survey(directory, progress)
+        except StorageError as error:
+            if attempt == _LOOKS_MAX - 1 or not no_such_file(error):
+                raise
+            continue  # removed by a truncation between listing and opening
+        decided = plan(facts)
+        if decided is None:
+            raise not_found(directory.path)
+        problems = tuple(finding for finding in decided.findings if finding.label.is_damage)
+        if not problems or problems == before:
+            break
+        before = problems
+        time.sleep(_LOOK_PAUSE_SECONDS)
+    return facts, decided
 
 
 def apply(directory: Directory, decided: Plan) -> None:
@@ -148,4 +173,13 @@ def not_found(path: str) -> LogNotFoundError:
 
 
 __all__ = ["Cut", "Finding", "Label", "Plan", "Progress", "RecoveryReport", "Survey"]
-__all__ += ["apply", "damage_error", "not_found", "plan", "refuse", "report", "survey"]
+__all__ += [
+    "apply",
+    "damage_error",
+    "not_found",
+    "plan",
+    "refuse",
+    "report",
+    "steady_plan",
+    "survey",
+]

@@ -132,7 +132,11 @@ def scan_frames(
             if found.needed <= WHOLE_FRAME_BYTES_MAX:
                 buffer = memoryview(bytearray(found.needed))
                 continue
-            frame = _stream_frame(file, header, at, expected, found.needed)
+            try:
+                frame = _stream_frame(file, header, at, expected, found.needed)
+            except fmt.UnknownVersionError:
+                unknown = True
+                break
             if frame is None:
                 break
             index.append((expected, at, newest_ns))
@@ -183,7 +187,8 @@ class _FrameSummary(NamedTuple):
 def _stream_frame(
     file: File, header: fmt.SegmentHeader, at: int, position: int, length: int
 ) -> _FrameSummary | None:
-    """Check one large frame piece by piece; None if it is not valid."""
+    """Check one large frame piece by piece; None if it is not valid, UnknownVersionError if it is
+    intact and of a newer kind."""
     head = file.read(fmt.FRAME_HEADER_BYTES, at)
     if len(head) < fmt.FRAME_HEADER_BYTES:
         return None
@@ -213,14 +218,17 @@ def _stream_times(file: File, at: int, length: int, count: int) -> tuple[int, in
         # The longest fixed part: header, expiry, stream, raw size and the headers' size.
         block = file.read(min(fmt.RECORD_HEADER_BYTES + 20, end - offset), offset)
         size, timestamp = _record_extent(block)
+        if size < 0:
+            raise fmt.UnknownVersionError("unknown record flags")
         if size == 0 or size > end - offset:
             return None
         oldest, newest = min(oldest, timestamp), max(newest, timestamp)
         offset += size
-    return oldest, newest
+    return (oldest, newest) if end - offset < 4096 else None
 
 
 def _record_extent(block: bytes) -> tuple[int, int]:
+    """Size and timestamp of a record; size 0 when it cannot be one, -1 for an unknown kind."""
     if len(block) < fmt.RECORD_HEADER_BYTES:
         return 0, 0
     flags, reserved, key_bytes, value_bytes, timestamp = fmt.RECORD_HEADER.unpack_from(block)
@@ -231,7 +239,9 @@ def _record_extent(block: bytes) -> tuple[int, int]:
     if flags & fmt.HAS_HEADERS:
         size += 4 + int.from_bytes(block[fields : fields + 4], "little")
     unknown = flags & fmt.UNKNOWN_RECORD_FLAGS or compression == 0x30 or reserved
-    return (0, 0) if unknown or timestamp > fmt.TIME_NS_MAX else (size, timestamp)
+    if unknown:
+        return -1, 0
+    return (0, 0) if timestamp > fmt.TIME_NS_MAX else (size, timestamp)
 
 
 # --- Behind the last good frame ------------------------------------------------------------------
@@ -304,8 +314,11 @@ def _later_frame(
     fits = fmt.FRAME_HEADER_BYTES < length <= size_bytes - offset
     if not fits or count == 0 or not position < found <= fmt.POSITION_MAX:
         return None, fmt.FRAME_HEADER_BYTES
-    frame = _stream_frame(file, header, offset, found, length)
-    return ((length, found, durable) if frame else None), length
+    try:
+        intact = _stream_frame(file, header, offset, found, length) is not None
+    except fmt.UnknownVersionError:
+        intact = True
+    return ((length, found, durable) if intact else None), length
 
 
 # --- Sealing -------------------------------------------------------------------------------------

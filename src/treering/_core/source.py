@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from . import format as fmt
+from . import manifest as manifests
 from . import segment as segments
 from .control import Control
 from .errors import ClosedError, DamageError, PrunedError, StorageError, TreeringError
@@ -211,11 +213,24 @@ class Segments:
         """Held by whoever uses a kept segment, so that nobody closes it meanwhile."""
         return self._lock
 
+    def abandon(self) -> None:
+        """In a forked child: another thread may have held the lock when the parent forked."""
+        self._lock = threading.Lock()
+
     def close(self) -> None:
         """Close them all."""
         with self._lock:
             while self._kept:
                 self._kept.popitem()[1].close()
+
+
+class Start(NamedTuple):
+    """Where a read-only handle found the log to begin and end."""
+
+    first: int
+    end: int
+    epoch: int
+    damage: TreeringError | None
 
 
 class QuietSource:
@@ -226,20 +241,16 @@ class QuietSource:
     died before publishing it.
     """
 
-    def __init__(
-        self,
-        directory: Directory,
-        first: int,
-        damaged: tuple[int, TreeringError] | None,
-        end: int,
-    ) -> None:
+    def __init__(self, directory: Directory, start: Start, look_again: Callable[[], Start]) -> None:
         self._directory = directory
-        self._first = first
-        self._damaged = damaged
-        self._end = end
+        self._look_again = look_again
+        self._first, self._end, self._epoch, self._damage = start
+        self._damaged_from = (start.end, start.damage) if start.damage is not None else None
+        self._rewinds = (0, 0)
         self._durable = 0
         self._tail: OpenSegment | None = None
         self._tail_offset = 0
+        self._bases: tuple[int, ...] = ()
         self._lock = threading.Lock()
         self._closed = False
         self._control = self._live_control()
@@ -255,8 +266,8 @@ class QuietSource:
         return self._first
 
     def rewinds(self) -> tuple[int, int]:
-        """See Source: a read-only handle notices a cut by the records being gone."""
-        return 0, 0
+        """See Source."""
+        return self._rewinds
 
     def view(self) -> View:
         """See Source."""
@@ -270,12 +281,16 @@ class QuietSource:
         with self._lock:
             if self._closed:
                 raise ClosedError("the log is closed", hint="Open it again with Wal.open")
-            if self._damaged is None:
+            if self._damaged_from is None:
                 self._advance()
             return self._durable if durable_only else self._end
 
     def _advance(self) -> None:
         """Look for whole frames behind the ones known, over segment borders."""
+        bases = View.load(self._directory).bases
+        if bases != self._bases:
+            self._bases = bases
+            self._notice_rewind()
         while True:
             if self._tail is None and not self._open_tail():
                 return
@@ -293,6 +308,22 @@ class QuietSource:
             if following is None or following > self._end:
                 return
             self._end = following
+            self._tail.close()
+            self._tail = None
+
+    def _notice_rewind(self) -> None:
+        """truncate_after raises the epoch; then what we know of the end may be wrong."""
+        try:
+            manifest, _ = manifests.load(self._directory)
+        except fmt.FormatError:
+            return
+        if manifest is None or manifest.epoch == self._epoch:
+            return
+        start = self._look_again()
+        if start.end < self._end:
+            self._rewinds = (self._rewinds[0] + 1, start.end)
+        self._first, self._end, self._epoch = start.first, start.end, start.epoch
+        if self._tail is not None:
             self._tail.close()
             self._tail = None
 
@@ -339,7 +370,7 @@ class QuietSource:
 
     def damaged_from(self) -> tuple[int, TreeringError] | None:
         """See Source."""
-        return self._damaged
+        return self._damaged_from
 
     def close(self) -> None:
         """Let go of the files."""

@@ -28,7 +28,7 @@ class TailSegment:
         self.trusted = trusted
         self._mapped = mapped
         self._bytes_max = bytes_max
-        self.base = -1
+        self.base, self.epoch = -1, 0
         self.header: fmt.SegmentHeader | None = None
         self.limit = 0
         self._file: File | None = None
@@ -36,9 +36,13 @@ class TailSegment:
         # Held while the mapping is replaced, and while pages of it are prepared by another thread.
         self._mapping_lock = threading.Lock()
 
-    def attach(self, base: int, *, fast: bool) -> None:
-        """Open the segment of `base`; with `fast`, let the append path store into it by itself."""
+    def attach(self, base: int, epoch: int, *, fast: bool) -> None:
+        """Open the segment of `base`; with `fast`, let the append path store into it by itself.
+
+        `epoch` is the log's: it tells this file from the next of its name, after a cut at `base`.
+        """
         self.detach()
+        self.epoch = epoch
         if base == fmt.NO_TAIL:
             self.base = base
             return
@@ -70,6 +74,15 @@ class TailSegment:
         if file is not None:
             file.close()
         self.base, self.header, self.limit = -1, None, 0
+
+    def abandon(self) -> None:
+        """In a forked child: as `detach`, but another thread may have held the lock or used the
+        mapping when the parent forked."""
+        self._mapping_lock = threading.Lock()
+        try:
+            self.detach()
+        except BufferError:
+            self._mapping = None
 
     def store(self, frame: bytes, offset: int) -> None:
         """Put the frame's bytes in place; in the page cache at return."""

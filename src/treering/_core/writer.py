@@ -72,7 +72,7 @@ class Writer:
             _plain_bytes_max(config),
             config.clock,
         )
-        trusted = directory.mapping_trusted()
+        trusted = trusts_mapping(directory, config)
         self._segment = TailSegment(
             directory,
             self.tail,
@@ -217,12 +217,13 @@ class Writer:
         self._follow_tail()
 
     def _follow_tail(self) -> None:
-        base = self.control.load(fmt.WORD_TAIL_BASE)
-        if base != self._segment.base:
+        base, epoch = self.control.load(fmt.WORD_TAIL_BASE), self.control.load(fmt.WORD_EPOCH)
+        if (base, epoch) != (self._segment.base, self._segment.epoch):
             self._attach(base)
 
     def _attach(self, base: int) -> None:
-        self._segment.attach(base, fast=self.lock.native_safe)
+        epoch = self.control.load(fmt.WORD_EPOCH)
+        self._segment.attach(base, epoch, fast=self.lock.native_safe)
         self.chores.attached(self.control.load(fmt.WORD_END_OFFSET), self._segment.limit)
 
     def _settle(self) -> None:
@@ -394,7 +395,7 @@ class Writer:
     def abandon(self) -> None:
         """In a forked child: drop what belongs to the parent without touching the log."""
         self.chores.abandon()
-        self._segment.detach()
+        self._segment.abandon()
 
 
 def publish(control: Control, decided: recovery.Plan) -> None:
@@ -411,6 +412,12 @@ def publish(control: Control, decided: recovery.Plan) -> None:
     store(fmt.WORD_NEWEST, max(decided.newest_ns, control.load(fmt.WORD_NEWEST)))
     store(fmt.WORD_CHANGES, control.load(fmt.WORD_CHANGES) + 1)
     store(fmt.WORD_DIRTY, 0)
+
+
+def trusts_mapping(directory: Directory, config: WalConfig) -> bool:
+    """Whether space is reserved and the tail may be mapped here: by the file system, or because
+    the user says so."""
+    return directory.mapping_trusted() or config.map_tail is True
 
 
 def _plain_bytes_max(config: WalConfig) -> int:

@@ -262,8 +262,7 @@ class Filler:
 
     def _stale(self, sector: int, length: int) -> bytes:
         """Another sector: half of the time from the same offset of another file."""
-        if not self._contents:
-            return bytes(length)
+        # There is one at least: that of the sector that was lost.
         content = self._rng.choice(self._contents)
         if sector * length >= len(content) or self._rng.random() < 0.5:
             sector = self._rng.randrange(-(-len(content) // length))
