@@ -23,6 +23,7 @@ from random import Random
 from tests.processes.nursery import Nursery, Worker, has_native, is_pure
 from tests.processes.records import Witness, Words, make
 from treering import FsyncPolicy, Wal
+from treering._core import format as fmt
 
 POLICIES = ("os", "batch:1", "batch:5", "always")
 WORDS = 4096
@@ -121,6 +122,10 @@ class Life:
             status = worker.wait()
             assert status == -signal.SIGKILL, f"a writer ended by itself: {status}"
             self.counts["kills"] += 1
+        if self.survivor is not None and len(doomed) == len(self.writers):
+            # It died with the append lock in hand and something half done.
+            page = self.survivor._engine.control
+            self.counts["half-done"] += page.load(fmt.WORD_DIRTY) != 0
 
     def look(self) -> None:
         """What the witness sees now, and that the log goes on."""

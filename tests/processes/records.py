@@ -16,7 +16,9 @@ from random import Random
 # writer, sequence, index in its batch, size of its batch
 HEAD = struct.Struct("<IQHH")
 CHECK = struct.Struct("<I")
-FILLER = bytes(range(256)) * 64
+FILLER = bytes(range(256)) * 1024
+
+LENGTHS = (0, 8, 60, 60, 60, 60, 300, 300, 4_000, 60_000, 250_000)
 
 
 def make(writer: int, sequence: int, index: int = 0, size: int = 1, length: int = 60):
@@ -106,7 +108,7 @@ def hammer(wal, words: Words, writer: int, rng: Random, *, count: int = 1 << 62,
     while sequence < count:
         size = rng.randint(2, 9) if rng.random() < batches else 1
         size = min(size, count - sequence)
-        length = rng.choice((0, 8, 60, 60, 60, 300, 4000))
+        length = rng.choice(LENGTHS) if size == 1 else 60
         words[begun] = sequence + size
         if size == 1:
             wal.put(*make(writer, sequence, length=length))

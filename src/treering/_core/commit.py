@@ -104,7 +104,7 @@ class Commit:
         started = time.perf_counter()
         self._sync_file(file)
         self.seconds = time.perf_counter() - started
-        # With a file lock another process may have cut meanwhile: then `end` speaks of what is gone.
+        # If the log was cut meanwhile, `end` speaks of records that are gone.
         self.advance(end if self._load(fmt.WORD_REWINDS) == rewinds else 0)
 
     def _sync_file(self, file: File) -> None:

@@ -53,7 +53,7 @@ class Control:
         try:
             control = cls._map_new(directory, temporary)
         except DiskFullError:
-            # Opening must work on a full disk. With nobody else there, the old page's bytes will do.
+            # Opening must work on a full disk. With nobody else there, the old page will do.
             directory.remove(temporary)
             if not reuse:
                 raise

@@ -213,10 +213,12 @@ class File:
             raise
 
     def close(self) -> None:
-        """Close the descriptor; idempotent."""
+        """Close the descriptor; idempotent. What is durable was settled by `sync`, so that an
+        error here tells nothing."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            self._files.close(descriptor)
+            with contextlib.suppress(OSError):
+                self._files.close(descriptor)
 
     def __del__(self) -> None:
         # A call that was interrupted may forget a file; its lock must not outlive it.

@@ -29,22 +29,23 @@ def steady_plan(directory: Directory, progress: Progress | None = None) -> tuple
     """Survey and plan for somebody who holds no lock: what a living writer was just doing may look
     like damage for a moment, so damage counts only if it is still there when looked at again."""
     before: tuple[Finding, ...] | None = None
-    for attempt in range(_LOOKS_MAX):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             facts = survey(directory, progress)
         except StorageError as error:
-            if attempt == _LOOKS_MAX - 1 or not no_such_file(error):
+            if attempt == _LOOKS_MAX or not no_such_file(error):
                 raise
             continue  # removed by a truncation between listing and opening
         decided = plan(facts)
         if decided is None:
             raise not_found(directory.path)
         problems = tuple(finding for finding in decided.findings if finding.label.is_damage)
-        if not problems or problems == before:
-            break
+        if not problems or problems == before or attempt >= _LOOKS_MAX:
+            return facts, decided
         before = problems
         time.sleep(_LOOK_PAUSE_SECONDS)
-    return facts, decided
 
 
 def apply(directory: Directory, decided: Plan) -> None:
