@@ -43,7 +43,8 @@ class Log:
             self.files = self.files.crash()
             return
         alive = f"{self.path}.{next(self._deaths)}"
-        shutil.copytree(self.path, alive)
+        # The dead one's background thread still runs: what it is making may come and go.
+        shutil.copytree(self.path, alive, ignore=shutil.ignore_patterns("*.tmp"))
         self.path = alive
 
     def names(self):

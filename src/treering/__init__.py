@@ -35,11 +35,11 @@ from ._core.errors import (
     VersionError,
     WaitTimeoutError,
 )
+from ._core.intake import LargeRecordWarning
 from ._core.options import FsyncPolicy, WalConfig
 from ._core.reader import Reader
 from ._core.recovery import Cut, Finding, RecoveryReport
 from ._core.wal import Wal
-from ._core.writer import LargeRecordWarning
 
 __version__ = "0.1.0"
 

@@ -115,6 +115,7 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.durable = 0
+        self.written = 0
         self.first = 0
         self._most = 0
         self._first_most = 0
@@ -134,6 +135,13 @@ class Ledger:
                 self.entries, least, self._most, self.first, self._first_most, self._ends
             )
 
+    def expected_of_cache(self) -> Expected:
+        """What may be left if all processes die now, but not the machine: all that was written."""
+        with self._lock:
+            return Expected(
+                self.entries, self.written, self._most, self.first, self._first_most, self._ends
+            )
+
     # --- appends -----------------------------------------------------------------------------
 
     def appending(self, fields: Sequence[tuple[Any, ...]]) -> None:
@@ -149,6 +157,7 @@ class Ledger:
             start = len(self.entries) - len(times)
             for entry, time_ns in zip(self.entries[start:], times, strict=True):
                 entry.timestamp_ns = time_ns
+            self.written = len(self.entries)
             if durable:
                 self.durable = len(self.entries)
 
@@ -174,7 +183,7 @@ class Ledger:
         with self._lock:
             if end < len(self.entries):  # otherwise there was nothing to do
                 self.entries = self.entries[:end]
-                self._most = self.durable = end
+                self._most = self.durable = self.written = end
             self._ends = frozenset()
 
     def pruning(self, position: int) -> None:
@@ -190,10 +199,10 @@ class Ledger:
     # --- after a crash -----------------------------------------------------------------------
 
     def adopt(self, first: int, end: int) -> None:
-        """Recovery showed [first, end): the history goes on from there."""
+        """Recovery showed [first, end): what a reader has seen must stay."""
         with self._lock:
             self.entries = self.entries[:end]
-            self.durable = self._most = end
+            self.durable = self.written = self._most = end
             self.first = self._first_most = first
             self._ends = frozenset()
 

@@ -64,12 +64,14 @@ class Camera:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Take a picture after each operation from now on."""
+        """Take a picture after each operation, and inside each sync, from now on."""
         self.files.on_operation = self._operation
+        # Between a store and its sync there is no call; this is the moment before the sync.
+        self.files.during_sync = lambda path: self._operation("during sync", path)
 
     def stop(self) -> None:
         """No more pictures."""
-        self.files.on_operation = None
+        self.files.on_operation = self.files.during_sync = None
 
     def _operation(self, name: str, path: str) -> None:
         if name not in QUIET and not self._off:

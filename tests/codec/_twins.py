@@ -78,8 +78,10 @@ def outcome(call, *args, **keywords) -> Any:
 def plain(value):
     """Records of either twin as tuples, with the type of each part."""
     if type(value).__name__ == "Record":
-        parts = (*value._key(), value.timestamp, value.expires_at, value._compression)
-        return ("Record", type(value.value).__name__, *((type(p).__name__, p) for p in parts))
+        parts = [(type(part).__name__, part) for part in value._key()]
+        shown = outcome(lambda: value.headers), outcome(repr, value)
+        times = value.timestamp, value.expires_at, value._compression, value._raw_bytes
+        return ("Record", type(value.value).__name__, *parts, *shown, *times)
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value

@@ -18,7 +18,7 @@ HEAD = struct.Struct("<IQHH")
 CHECK = struct.Struct("<I")
 FILLER = bytes(range(256)) * 1024
 
-LENGTHS = (0, 8, 60, 60, 60, 60, 300, 300, 4_000, 60_000, 250_000)
+LENGTHS = (0, 8, 16) * 4 + (60,) * 20 + (300,) * 6 + (4_000, 4_000, 100_000)
 
 
 def make(writer: int, sequence: int, index: int = 0, size: int = 1, length: int = 60):

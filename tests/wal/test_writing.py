@@ -41,7 +41,7 @@ def test_a_record_comes_back_as_it_was_given(log):
     (record,) = wal
     assert (record.position, record.key, record.value) == (0, b"key", b"value")
     assert not record.tombstone
-    assert record.expires_at_ns == 4_000_000_000_250_000_000
+    assert record.expires_at == 4_000_000_000.25
     assert record.headers == {"kind": b"order", "": b"", "größe": b"\0\xff"}
     assert record.stream == 7
 
@@ -58,7 +58,7 @@ def test_a_delete_is_a_record_with_a_key_and_a_tombstone(log):
 
 
 @pytest.mark.parametrize("key", [b"", b"\0", b"k" * 65535], ids=["empty", "zero", "longest"])
-@pytest.mark.parametrize("value", [b"", b"\0" * 100, bytes(range(256))])
+@pytest.mark.parametrize("value", [b"", b"\0" * 100, bytes(range(256))], ids=["none", "zeros", "all"])
 def test_keys_and_values_may_be_any_bytes(log, key, value):
     wal = log.open()
     wal.put(key, value)

@@ -58,17 +58,13 @@ class Commit:
         until = None if timeout is None else time.monotonic() + timeout
         # A record that is beyond the end was durable before truncate_after removed it.
         while load(fmt.WORD_DURABLE) <= position < load(fmt.WORD_END):
-            seen = load(fmt.WORD_SYNCS)
             self.check()
             left = _SLICE_SECONDS if until is None else until - time.monotonic()
             if left <= 0:
                 raise WaitTimeoutError(
                     "the record is written but not yet durable", position=position
                 )
-            if not self._lead(position):
-                self._control.page.wait(
-                    fmt.WORD_SYNCS, seen, fmt.WORD_SYNC_WAITERS, min(left, _SLICE_SECONDS)
-                )
+            self._lead_or_sleep(position, min(left, _SLICE_SECONDS))
 
     def check(self) -> None:
         """Raise FailedError if the log is dead."""
@@ -76,19 +72,17 @@ class Commit:
         if number:
             raise failed_error(number, self._directory.path)
 
-    def _lead(self, position: int) -> bool:
-        """Sync on behalf of all who wait, unless somebody else is doing so."""
+    def _lead_or_sleep(self, position: int, seconds: float) -> None:
+        """Sync on behalf of all who wait; or wait for whoever is doing so. Giving the lock back
+        wakes all; it is tried twice because a signal's exception may come between any two steps."""
         try:
             try:
-                if not self._lock.try_acquire():
-                    return False
-                if self._load(fmt.WORD_DURABLE) <= position:
+                if self._lock.join(position, seconds) and self._load(fmt.WORD_DURABLE) <= position:
                     self._sync_tail()
             finally:
                 self._lock.release()
         finally:
             self._lock.release()
-        return True
 
     def sync_for_roll(self) -> None:
         """Make everything durable while the caller holds the append lock."""
@@ -125,13 +119,9 @@ class Commit:
         raise failed_error(error.errno or 5, self._directory.path) from error
 
     def advance(self, end: int) -> None:
-        """Publish that everything below `end` is durable, and wake all who wait. Under the sync
-        lock, or with nobody else there."""
-        control = self._control
-        if end > control.load(fmt.WORD_DURABLE):
-            control.store(fmt.WORD_DURABLE, end)
-        control.store(fmt.WORD_SYNCS, control.load(fmt.WORD_SYNCS) + 1)
-        control.page.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+        """Publish that everything below `end` is durable. Under the sync lock."""
+        if end > self._load(fmt.WORD_DURABLE):
+            self._control.store(fmt.WORD_DURABLE, end)
 
     def _tail_file(self) -> File:
         """The tail segment, kept open: its descriptor also remembers errors of the background

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from . import format as fmt
-from .codec import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, backend, mutex_kind
+from .codec import ACQUIRED, OWNER_DIED, SharedPage, backend, mutex_kind
 from .errors import ClosedError, DiskFullError, LockedError, ReentrantError, WaitTimeoutError
 from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping
 
@@ -151,8 +151,7 @@ class Control:
     def fail(self, number: int) -> None:
         """Declare the log dead for everybody who has it open, and wake them all."""
         self.store(fmt.WORD_FAILED, number or 5)
-        self.store(fmt.WORD_SYNCS, self.load(fmt.WORD_SYNCS) + 1)
-        self.page.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+        self.page.bump(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
         self.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
 
 
@@ -234,32 +233,50 @@ class SyncLock:
         kind = control.lock_kind
         self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
         self._page = control.page
+        self._load = control.load
         self._threads = threading.Lock()
         self._owner: int | None = None
         # The append lock is a lock on the control page's file; this one needs a file of its own.
         self._file = directory.open(fmt.MANIFEST_NAME) if kind == FILE_LOCK else None
 
-    def try_acquire(self) -> bool:
-        """Take it if it is free."""
+    def join(self, position: int, timeout: float) -> bool:
+        """Become the leader (True); or sleep, outside the interpreter lock, while somebody else
+        leads and the record at `position` is not durable, at most `timeout` seconds."""
         if self._mutex:
-            return self._page.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT
+            return self._page.join_sync(position, timeout)
+        seen = self._load(fmt.WORD_SYNCS)
+        if self._try_acquire():
+            return True
+        self._page.wait(fmt.WORD_SYNCS, seen, fmt.WORD_SYNC_WAITERS, timeout)
+        return False
+
+    def _try_acquire(self) -> bool:
         if not self._threads.acquire(blocking=False):
             return False
         self._owner = threading.get_ident()
         if self._file is None or self._file.try_lock(exclusive=True):
             return True
-        self.release()
+        self._give_back()
         return False
 
     def release(self) -> None:
-        """Give it back; harmless when this thread does not hold it."""
+        """Give it back and wake all who wait; harmless when this thread does not hold it.
+
+        In this order: a waiter that finds the lock taken must not miss the wake that follows.
+        """
+        if self._give_back():
+            self._page.bump(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+
+    def _give_back(self) -> bool:
         if self._mutex:
-            self._page.unlock(fmt.SYNC_MUTEX_OFFSET)
-        elif self._owner == threading.get_ident():
-            if self._file is not None:
-                self._file.unlock()
-            self._owner = None
-            self._threads.release()
+            return self._page.unlock(fmt.SYNC_MUTEX_OFFSET)
+        if self._owner != threading.get_ident():
+            return False
+        if self._file is not None:
+            self._file.unlock()
+        self._owner = None
+        self._threads.release()
+        return True
 
     def close(self) -> None:
         """Let go of the file, if there is one."""

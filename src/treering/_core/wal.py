@@ -206,7 +206,7 @@ class Wal:
                 f"a batch holds records, not {type(item).__name__}",
                 hint="Make them with Record.put(key, value) or Record.delete(key)",
             )
-        return engine.writer.compressed(item, compression)
+        return engine.writer.intake.compressed(item, compression)
 
     def batch(self, *, durable: bool = False) -> Batch:
         """A context manager that collects puts and deletes and appends them atomically at its end.

@@ -11,13 +11,12 @@ Refuses to know readers, policies and handles.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import compression, recovery
 from . import format as fmt
 from . import manifest as manifests
+from . import recovery
 from . import segment as segments
 from .chores import Chores, take_spare
 from .codec import Record, Tail, encode_frame, frame_bytes
@@ -27,17 +26,12 @@ from .errors import (
     DamageError,
     DiskFullError,
     StorageError,
-    TooLargeError,
     TreeringError,
-    UsageError,
 )
 from .files import Directory
-from .options import RECORD_BYTES_RECOMMENDED, WalConfig
+from .intake import Intake
+from .options import WalConfig
 from .tail_segment import TailSegment
-
-
-class LargeRecordWarning(UserWarning):
-    """A record over the recommended size: it works, but slows replay for everybody."""
 
 
 class Writer:
@@ -59,17 +53,17 @@ class Writer:
         self._log_id = log_id
         self._clock = config.clock or time.time_ns
         self._arm = arm
-        self._warned = False
+        self.intake = Intake(config, control)
         self.lock = AppendLock(control, config.lock_timeout_seconds)
         self.tail = Tail(
             control.page,
             self.lock.run,
             self.append,
-            self.make,
+            self.intake.make,
             self._request_chores,
             arm,
             commit.wait,
-            _plain_bytes_max(config),
+            self.intake.plain_bytes_max,
             config.clock,
         )
         trusted = trusts_mapping(directory, config)
@@ -96,55 +90,10 @@ class Writer:
 
     # --- Append ----------------------------------------------------------------------------------
 
-    def make(
-        self,
-        key: bytes,
-        value: bytes,
-        tombstone: bool,
-        ttl: float | None,
-        expires_at: float | None,
-        headers: Any,
-        compression_name: str | None,
-        stream: int,
-    ) -> Record:
-        """The record that a call's keywords describe."""
-        if ttl is not None:
-            if expires_at is not None:
-                raise UsageError("give ttl or expires_at, not both")
-            if not isinstance(ttl, int | float) or not ttl > 0:
-                raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r}")
-            expires_at = self.now_ns() / 1e9 + ttl
-        record = Record(
-            key,
-            value,
-            expires_at=expires_at,
-            headers=headers,
-            stream=stream,
-            tombstone=tombstone,
-        )
-        return self.compressed(record, compression_name)
-
-    def now_ns(self) -> int:
-        """The time for expiry: never before the newest record in the log (clocks step back)."""
-        return max(self._clock(), self.control.load(fmt.WORD_NEWEST))
-
-    def compressed(self, record: Record, name: str | None) -> Record:
-        """The record as it will be stored."""
-        name = name or self._config.compression or "none"
-        if name == "none" or record.tombstone or not record.value:
-            return record
-        if name not in fmt.COMPRESSIONS:
-            raise UsageError(
-                f"unknown compression {name!r}",
-                hint=f"Known are none, {', '.join(fmt.COMPRESSIONS)}",
-            )
-        packed = compression.compress(name, bytes(record.value))
-        return record if packed is None else record._packed(fmt.COMPRESSIONS[name], packed)
-
     def append(self, records: Sequence[Record], durable: bool) -> int:
         """Append `records` as one atomic frame; the position of the first."""
         records = tuple(records)
-        self._check_sizes(records)
+        self.intake.check_sizes(records)
         position = self.lock.run(self._append_locked, records)
         self.control.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
         self.chores.request()
@@ -153,31 +102,6 @@ class Writer:
         if durable:
             self.commit.wait(position + len(records) - 1)
         return position
-
-    def _check_sizes(self, records: Sequence[Record]) -> None:
-        config = self._config
-        total = 0
-        for record in records:
-            size = frame_bytes((record,), 8) - fmt.FRAME_HEADER_BYTES
-            total += size
-            if size > config.record_bytes_max:
-                raise TooLargeError(
-                    f"the record takes {size} bytes, record_bytes_max is {config.record_bytes_max}",
-                    hint="Raise the limit, or keep large values in files and log a reference",
-                )
-            if size > RECORD_BYTES_RECOMMENDED and not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"a record of {size} bytes: over 1 MiB, keep the value in a file and log a "
-                    "reference to it (said once per handle)",
-                    LargeRecordWarning,
-                    stacklevel=4,
-                )
-        if len(records) > 1 and total > config.batch_bytes_max:
-            raise TooLargeError(
-                f"the batch takes {total} bytes, batch_bytes_max is {config.batch_bytes_max}",
-                hint="Append it in several batches, or raise the limit",
-            )
 
     def _append_locked(self, records: Sequence[Record]) -> int:
         self.catch_up()
@@ -418,10 +342,3 @@ def trusts_mapping(directory: Directory, config: WalConfig) -> bool:
     """Whether space is reserved and the tail may be mapped here: by the file system, or because
     the user says so."""
     return directory.mapping_trusted() or config.map_tail is True
-
-
-def _plain_bytes_max(config: WalConfig) -> int:
-    """Values up to this size take the fast path, which checks nothing else."""
-    if config.compression is not None:
-        return -1
-    return min(config.record_bytes_max - fmt.KEY_BYTES_MAX, RECORD_BYTES_RECOMMENDED // 2)

@@ -1,0 +1,106 @@
+"""What a call may append: the record that its keywords describe, within the limits."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from . import compression
+from . import format as fmt
+from .codec import Record, frame_bytes
+from .control import Control
+from .errors import TooLargeError, UsageError
+from .options import RECORD_BYTES_RECOMMENDED, WalConfig
+
+
+class LargeRecordWarning(UserWarning):
+    """A record over the recommended size: it works, but slows replay for everybody."""
+
+
+class Intake:
+    """Turns calls into records. Thread-safe; changes nothing in the log."""
+
+    def __init__(self, config: WalConfig, control: Control) -> None:
+        self._config = config
+        self._control = control
+        self._clock = config.clock or time.time_ns
+        self._warned = False
+        # Values up to this size take the fast path, which checks nothing else.
+        self.plain_bytes_max = min(
+            config.record_bytes_max - fmt.KEY_BYTES_MAX, RECORD_BYTES_RECOMMENDED // 2
+        )
+        if config.compression is not None:
+            self.plain_bytes_max = -1
+
+    def make(
+        self,
+        key: bytes,
+        value: bytes,
+        tombstone: bool,
+        ttl: float | None,
+        expires_at: float | None,
+        headers: Any,
+        compression_name: str | None,
+        stream: int,
+    ) -> Record:
+        """The record that a call's keywords describe."""
+        if ttl is not None:
+            if expires_at is not None:
+                raise UsageError("give ttl or expires_at, not both")
+            if not isinstance(ttl, int | float) or not ttl > 0:
+                raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r}")
+            expires_at = self.now_ns() / 1e9 + ttl
+        record = Record(
+            key,
+            value,
+            expires_at=expires_at,
+            headers=headers,
+            stream=stream,
+            tombstone=tombstone,
+        )
+        return self.compressed(record, compression_name)
+
+    def now_ns(self) -> int:
+        """The time for expiry: never before the newest record in the log (clocks step back)."""
+        return max(self._clock(), self._control.load(fmt.WORD_NEWEST))
+
+    def compressed(self, record: Record, name: str | None) -> Record:
+        """The record as it will be stored."""
+        name = name or self._config.compression or "none"
+        if name == "none" or record.tombstone or not record.value:
+            return record
+        if name not in fmt.COMPRESSIONS:
+            raise UsageError(
+                f"unknown compression {name!r}",
+                hint=f"Known are none, {', '.join(fmt.COMPRESSIONS)}",
+            )
+        packed = compression.compress(name, bytes(record.value))
+        return record if packed is None else record._packed(fmt.COMPRESSIONS[name], packed)
+
+    def check_sizes(self, records: Sequence[Record]) -> None:
+        """TooLargeError for a record or a batch over its limit; a warning, once, for large ones."""
+        config = self._config
+        total = 0
+        for record in records:
+            size = frame_bytes((record,), 8) - fmt.FRAME_HEADER_BYTES
+            total += size
+            if size > config.record_bytes_max:
+                raise TooLargeError(
+                    f"the record takes {size} bytes, record_bytes_max is {config.record_bytes_max}",
+                    hint="Raise the limit, or keep large values in files and log a reference",
+                )
+            if size > RECORD_BYTES_RECOMMENDED and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"a record of {size} bytes: over 1 MiB, keep the value in a file and log a "
+                    "reference to it (said once per handle)",
+                    LargeRecordWarning,
+                    stacklevel=5,
+                )
+        if len(records) > 1 and total > config.batch_bytes_max:
+            raise TooLargeError(
+                f"the batch takes {total} bytes, batch_bytes_max is {config.batch_bytes_max}",
+                hint="Append it in several batches, or raise the limit",
+            )

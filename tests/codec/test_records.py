@@ -1,0 +1,164 @@
+"""A Record is the same thing in both twins: what it takes, what it refuses, how it behaves."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.codec._frames import fields
+from tests.codec._twins import native, outcome, pure, same
+from treering import TooLargeError, UsageError
+from treering._core import format as fmt
+
+GIB = 1 << 30
+
+RIGHT = {
+    "nothing": dict(key=b"", value=b""),
+    "bytearray": dict(key=bytearray(b"k"), value=bytearray(b"v")),
+    "memoryview": dict(key=memoryview(b"k"), value=memoryview(b"vvvv")[::2]),
+    "no value": dict(key=b"k"),
+    "longest key": dict(key=b"k" * fmt.KEY_BYTES_MAX),
+    "seconds": dict(key=b"k", timestamp=1.5, expires_at=2),
+    "least time": dict(key=b"k", timestamp_ns=1, expires_at_ns=1),
+    "greatest time": dict(key=b"k", timestamp_ns=2**63 - 1, expires_at_ns=2**63 - 1),
+    "both times": dict(key=b"k", timestamp=1.0, timestamp_ns=7),
+    "no headers": dict(key=b"k", headers={}),
+    "headers": dict(key=b"k", headers={"": b"", "ä": b"\xff", "x" * 300: bytearray(b"y")}),
+    "greatest stream": dict(key=b"k", stream=fmt.STREAM_MAX),
+    "stream as truth": dict(key=b"k", stream=True),
+    "time as truth": dict(key=b"k", timestamp_ns=True),
+    "tombstone with value": dict(key=b"k", value=b"v", tombstone=True),
+    "tombstone by truth": dict(key=b"k", tombstone="yes"),
+    "position": dict(key=b"k", position=0),
+    "greatest position": dict(key=b"k", position=fmt.POSITION_MAX),
+}
+
+WRONG = {
+    "key is text": dict(key="k"),
+    "key is a number": dict(key=1),
+    "key is None": dict(key=None),
+    "key is a list": dict(key=[1]),
+    "value is text": dict(key=b"k", value="v"),
+    "value is None": dict(key=b"k", value=None),
+    "key too long": dict(key=b"k" * (fmt.KEY_BYTES_MAX + 1)),
+    "time zero": dict(key=b"k", timestamp_ns=0),
+    "time negative": dict(key=b"k", timestamp=-1.0),
+    "time too large": dict(key=b"k", timestamp_ns=2**63),
+    "time far too large": dict(key=b"k", timestamp_ns=2**80),
+    "time is text": dict(key=b"k", timestamp="now"),
+    "exact time is a float": dict(key=b"k", timestamp_ns=1.5),
+    "time infinite": dict(key=b"k", timestamp=float("inf")),
+    "time not a number": dict(key=b"k", timestamp=float("nan")),
+    "expiry zero": dict(key=b"k", expires_at_ns=0),
+    "expiry is text": dict(key=b"k", expires_at="later"),
+    "headers are a list": dict(key=b"k", headers=[1]),
+    "header is text": dict(key=b"k", headers={"a": "b"}),
+    "header is a number": dict(key=b"k", headers={"a": 5}),
+    "header name is bytes": dict(key=b"k", headers={b"a": b"b"}),
+    "header name too long": dict(key=b"k", headers={"x" * 65536: b""}),
+    "header name has half a letter": dict(key=b"k", headers={"\ud800": b""}),
+    "headers too large": dict(key=b"k", headers={"a": bytes(fmt.HEADERS_BYTES_MAX)}),
+    "stream negative": dict(key=b"k", stream=-1),
+    "stream too large": dict(key=b"k", stream=fmt.STREAM_MAX + 1),
+    "stream far too large": dict(key=b"k", stream=2**80),
+    "stream is text": dict(key=b"k", stream="orders"),
+    "stream is a float": dict(key=b"k", stream=1.0),
+    "stream is None": dict(key=b"k", stream=None),
+    "position negative": dict(key=b"k", position=-1),
+    "position very negative": dict(key=b"k", position=-(2**80)),
+    "position too large": dict(key=b"k", position=fmt.POSITION_MAX + 1),
+    "position far too large": dict(key=b"k", position=2**80),
+    "position is text": dict(key=b"k", position="7"),
+    "position is a float": dict(key=b"k", position=7.0),
+    "several": dict(key="k", value=None, stream=-1, timestamp=-1),
+}
+
+
+@pytest.mark.parametrize("arguments", RIGHT.values(), ids=RIGHT)
+def test_what_one_twin_takes_the_other_takes_too(twins, arguments):
+    found = same(twins, lambda twin: twin.Record(**arguments))
+    assert found[0] == "Record"
+
+
+@pytest.mark.parametrize("arguments", WRONG.values(), ids=WRONG)
+def test_what_one_twin_refuses_the_other_refuses_with_the_same_words(twins, arguments):
+    error = same(twins, lambda twin: twin.Record(**arguments))
+    assert error.kind in (UsageError, TooLargeError)
+
+
+def test_a_value_over_the_limit_is_refused_without_being_copied(twins):
+    class Enormous(bytes):
+        def __len__(self):
+            return GIB + 1
+
+    value = memoryview(bytes(1)).cast("B")
+    assert len(value) == 1
+    for twin in twins:
+        with pytest.raises(UsageError):
+            twin.Record(b"k", 1 << 31)
+
+
+@settings(deadline=None, max_examples=200)
+@given(fields=fields)
+def test_any_right_arguments_make_equal_records(fields):
+    twins = pure(), native()
+    assert same(twins, lambda twin: twin.Record(**fields))[0] == "Record"
+    put = {name: value for name, value in fields.items() if name != "tombstone"}
+    same(twins, lambda twin: twin.Record.put(**put))
+    del put["value"]
+    same(twins, lambda twin: twin.Record.delete(**put))
+
+
+@settings(deadline=None, max_examples=200)
+@given(one=fields, other=fields)
+def test_records_are_equal_if_and_only_if_their_fields_are(one, other):
+    for twin in (pure(), native()):
+        first, again, second = twin.Record(**one), twin.Record(**one), twin.Record(**other)
+        assert first == again
+        assert hash(first) == hash(again)
+        assert (first == second) == (first._key() == second._key())
+        assert first != one
+        assert first.__eq__(one) is NotImplemented
+
+
+FULL = dict(
+    key=b"key",
+    value=b"value",
+    timestamp_ns=10**18,
+    expires_at_ns=2 * 10**18,
+    headers={"a": b"b"},
+    stream=7,
+    tombstone=True,
+    position=3,
+)
+
+
+@pytest.mark.parametrize("arguments", [dict(key=b"k"), FULL], ids=["plain", "full"])
+def test_a_record_survives_pickling_and_copying(twin, arguments):
+    record = twin.Record(**arguments)
+    for again in (pickle.loads(pickle.dumps(record)), copy.copy(record), copy.deepcopy(record)):
+        assert again == record
+        assert type(again) is type(record)
+
+
+@pytest.mark.parametrize("name", ["key", "value", "position", "timestamp_ns", "headers", "other"])
+def test_a_record_is_immutable_in_the_same_words(twins, name):
+    for change in (lambda record: setattr(record, name, 1), lambda record: delattr(record, name)):
+        error = same(twins, lambda twin, change=change: change(twin.Record(b"k")))
+        assert error.kind is AttributeError
+
+
+@settings(deadline=None, max_examples=100)
+@given(value=st.binary(max_size=60), fields=fields)
+def test_a_record_shows_itself_alike(value, fields):
+    twins = pure(), native()
+    shown = same(twins, lambda twin: repr(twin.Record(**{**fields, "value": value})))
+    assert shown.startswith("Record(position=None, key=")
+
+
+def test_records_of_two_twins_are_never_equal_but_never_an_error(twins):
+    python, native = twins
+    assert python.Record(b"k") != native.Record(b"k")
+    assert outcome(lambda: python.Record(b"k") == native.Record(b"k")) is False
