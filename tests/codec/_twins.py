@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -75,13 +75,33 @@ def outcome(call, *args, **keywords) -> Any:
         return Raised(type(error), str(error))
 
 
+class Told(NamedTuple):
+    """All that a record tells, comparable between twins."""
+
+    position: int
+    key: bytes
+    value: bytes
+    timestamp_ns: int
+    expires_at_ns: int
+    wire: bytes
+    stream: int
+    tombstone: bool
+    headers: Any
+    shown: Any
+    times: Any
+    compression: Any
+    types: Any
+
+
 def plain(value):
-    """Records of either twin as tuples, with the type of each part."""
+    """Records of either twin as what they tell, with the type of each part."""
     if type(value).__name__ == "Record":
-        parts = [(type(part).__name__, part) for part in value._key()]
-        shown = outcome(lambda: value.headers), outcome(repr, value)
-        times = value.timestamp, value.expires_at, value._compression, value._raw_bytes
-        return ("Record", type(value.value).__name__, *parts, *shown, *times)
+        parts = value._key()
+        types = tuple(type(part).__name__ for part in (value.value, *parts))
+        headers, shown = outcome(lambda: value.headers), outcome(repr, value)
+        times = value.timestamp, value.expires_at
+        packed = value._compression, value._raw_bytes
+        return Told(*parts, headers, shown, times, packed, types)
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value

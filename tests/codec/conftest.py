@@ -1,4 +1,4 @@
-"""Both codecs in one run: `twin` is each in turn, `pair` crosses writer and reader, `twins` is both."""
+"""Both codecs in one run: `twin` is each in turn, `pair` crosses them, `twins` is both."""
 
 import pytest
 

@@ -8,78 +8,76 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.codec._frames import fields
-from tests.codec._twins import native, outcome, pure, same
+from tests.codec._twins import Told, native, outcome, pure, same
 from treering import TooLargeError, UsageError
 from treering._core import format as fmt
 
-GIB = 1 << 30
-
 RIGHT = {
-    "nothing": dict(key=b"", value=b""),
-    "bytearray": dict(key=bytearray(b"k"), value=bytearray(b"v")),
-    "memoryview": dict(key=memoryview(b"k"), value=memoryview(b"vvvv")[::2]),
-    "no value": dict(key=b"k"),
-    "longest key": dict(key=b"k" * fmt.KEY_BYTES_MAX),
-    "seconds": dict(key=b"k", timestamp=1.5, expires_at=2),
-    "least time": dict(key=b"k", timestamp_ns=1, expires_at_ns=1),
-    "greatest time": dict(key=b"k", timestamp_ns=2**63 - 1, expires_at_ns=2**63 - 1),
-    "both times": dict(key=b"k", timestamp=1.0, timestamp_ns=7),
-    "no headers": dict(key=b"k", headers={}),
-    "headers": dict(key=b"k", headers={"": b"", "ä": b"\xff", "x" * 300: bytearray(b"y")}),
-    "greatest stream": dict(key=b"k", stream=fmt.STREAM_MAX),
-    "stream as truth": dict(key=b"k", stream=True),
-    "time as truth": dict(key=b"k", timestamp_ns=True),
-    "tombstone with value": dict(key=b"k", value=b"v", tombstone=True),
-    "tombstone by truth": dict(key=b"k", tombstone="yes"),
-    "position": dict(key=b"k", position=0),
-    "greatest position": dict(key=b"k", position=fmt.POSITION_MAX),
+    "nothing": {"key": b"", "value": b""},
+    "bytearray": {"key": bytearray(b"k"), "value": bytearray(b"v")},
+    "memoryview": {"key": memoryview(b"k"), "value": memoryview(b"vvvv")[::2]},
+    "no value": {"key": b"k"},
+    "longest key": {"key": b"k" * fmt.KEY_BYTES_MAX},
+    "seconds": {"key": b"k", "timestamp": 1.5, "expires_at": 2},
+    "least time": {"key": b"k", "timestamp_ns": 1, "expires_at_ns": 1},
+    "greatest time": {"key": b"k", "timestamp_ns": 2**63 - 1, "expires_at_ns": 2**63 - 1},
+    "both times": {"key": b"k", "timestamp": 1.0, "timestamp_ns": 7},
+    "no headers": {"key": b"k", "headers": {}},
+    "headers": {"key": b"k", "headers": {"": b"", "ä": b"\xff", "x" * 300: bytearray(b"y")}},
+    "greatest stream": {"key": b"k", "stream": fmt.STREAM_MAX},
+    "stream as truth": {"key": b"k", "stream": True},
+    "time as truth": {"key": b"k", "timestamp_ns": True},
+    "tombstone with value": {"key": b"k", "value": b"v", "tombstone": True},
+    "tombstone by truth": {"key": b"k", "tombstone": "yes"},
+    "position": {"key": b"k", "position": 0},
+    "greatest position": {"key": b"k", "position": fmt.POSITION_MAX},
 }
 
 WRONG = {
-    "key is text": dict(key="k"),
-    "key is a number": dict(key=1),
-    "key is None": dict(key=None),
-    "key is a list": dict(key=[1]),
-    "value is text": dict(key=b"k", value="v"),
-    "value is None": dict(key=b"k", value=None),
-    "key too long": dict(key=b"k" * (fmt.KEY_BYTES_MAX + 1)),
-    "time zero": dict(key=b"k", timestamp_ns=0),
-    "time negative": dict(key=b"k", timestamp=-1.0),
-    "time too large": dict(key=b"k", timestamp_ns=2**63),
-    "time far too large": dict(key=b"k", timestamp_ns=2**80),
-    "time is text": dict(key=b"k", timestamp="now"),
-    "exact time is a float": dict(key=b"k", timestamp_ns=1.5),
-    "time infinite": dict(key=b"k", timestamp=float("inf")),
-    "time not a number": dict(key=b"k", timestamp=float("nan")),
-    "expiry zero": dict(key=b"k", expires_at_ns=0),
-    "expiry is text": dict(key=b"k", expires_at="later"),
-    "headers are a list": dict(key=b"k", headers=[1]),
-    "header is text": dict(key=b"k", headers={"a": "b"}),
-    "header is a number": dict(key=b"k", headers={"a": 5}),
-    "header name is bytes": dict(key=b"k", headers={b"a": b"b"}),
-    "header name too long": dict(key=b"k", headers={"x" * 65536: b""}),
-    "header name has half a letter": dict(key=b"k", headers={"\ud800": b""}),
-    "headers too large": dict(key=b"k", headers={"a": bytes(fmt.HEADERS_BYTES_MAX)}),
-    "stream negative": dict(key=b"k", stream=-1),
-    "stream too large": dict(key=b"k", stream=fmt.STREAM_MAX + 1),
-    "stream far too large": dict(key=b"k", stream=2**80),
-    "stream is text": dict(key=b"k", stream="orders"),
-    "stream is a float": dict(key=b"k", stream=1.0),
-    "stream is None": dict(key=b"k", stream=None),
-    "position negative": dict(key=b"k", position=-1),
-    "position very negative": dict(key=b"k", position=-(2**80)),
-    "position too large": dict(key=b"k", position=fmt.POSITION_MAX + 1),
-    "position far too large": dict(key=b"k", position=2**80),
-    "position is text": dict(key=b"k", position="7"),
-    "position is a float": dict(key=b"k", position=7.0),
-    "several": dict(key="k", value=None, stream=-1, timestamp=-1),
+    "key is text": {"key": "k"},
+    "key is a number": {"key": 1},
+    "key is None": {"key": None},
+    "key is a list": {"key": [1]},
+    "value is text": {"key": b"k", "value": "v"},
+    "value is None": {"key": b"k", "value": None},
+    "key too long": {"key": b"k" * (fmt.KEY_BYTES_MAX + 1)},
+    "time zero": {"key": b"k", "timestamp_ns": 0},
+    "time negative": {"key": b"k", "timestamp": -1.0},
+    "time too large": {"key": b"k", "timestamp_ns": 2**63},
+    "time far too large": {"key": b"k", "timestamp_ns": 2**80},
+    "time is text": {"key": b"k", "timestamp": "now"},
+    "exact time is a float": {"key": b"k", "timestamp_ns": 1.5},
+    "time infinite": {"key": b"k", "timestamp": float("inf")},
+    "time not a number": {"key": b"k", "timestamp": float("nan")},
+    "expiry zero": {"key": b"k", "expires_at_ns": 0},
+    "expiry is text": {"key": b"k", "expires_at": "later"},
+    "headers are a list": {"key": b"k", "headers": [1]},
+    "header is text": {"key": b"k", "headers": {"a": "b"}},
+    "header is a number": {"key": b"k", "headers": {"a": 5}},
+    "header name is bytes": {"key": b"k", "headers": {b"a": b"b"}},
+    "header name too long": {"key": b"k", "headers": {"x" * 65536: b""}},
+    "header name has half a letter": {"key": b"k", "headers": {"\ud800": b""}},
+    "headers too large": {"key": b"k", "headers": {"a": bytes(fmt.HEADERS_BYTES_MAX)}},
+    "stream negative": {"key": b"k", "stream": -1},
+    "stream too large": {"key": b"k", "stream": fmt.STREAM_MAX + 1},
+    "stream far too large": {"key": b"k", "stream": 2**80},
+    "stream is text": {"key": b"k", "stream": "orders"},
+    "stream is a float": {"key": b"k", "stream": 1.0},
+    "stream is None": {"key": b"k", "stream": None},
+    "position negative": {"key": b"k", "position": -1},
+    "position very negative": {"key": b"k", "position": -(2**80)},
+    "position too large": {"key": b"k", "position": fmt.POSITION_MAX + 1},
+    "position far too large": {"key": b"k", "position": 2**80},
+    "position is text": {"key": b"k", "position": "7"},
+    "position is a float": {"key": b"k", "position": 7.0},
+    "several": {"key": "k", "value": None, "stream": -1, "timestamp": -1},
 }
 
 
 @pytest.mark.parametrize("arguments", RIGHT.values(), ids=RIGHT)
 def test_what_one_twin_takes_the_other_takes_too(twins, arguments):
     found = same(twins, lambda twin: twin.Record(**arguments))
-    assert found[0] == "Record"
+    assert isinstance(found, Told)
 
 
 @pytest.mark.parametrize("arguments", WRONG.values(), ids=WRONG)
@@ -88,23 +86,11 @@ def test_what_one_twin_refuses_the_other_refuses_with_the_same_words(twins, argu
     assert error.kind in (UsageError, TooLargeError)
 
 
-def test_a_value_over_the_limit_is_refused_without_being_copied(twins):
-    class Enormous(bytes):
-        def __len__(self):
-            return GIB + 1
-
-    value = memoryview(bytes(1)).cast("B")
-    assert len(value) == 1
-    for twin in twins:
-        with pytest.raises(UsageError):
-            twin.Record(b"k", 1 << 31)
-
-
 @settings(deadline=None, max_examples=200)
 @given(fields=fields)
 def test_any_right_arguments_make_equal_records(fields):
     twins = pure(), native()
-    assert same(twins, lambda twin: twin.Record(**fields))[0] == "Record"
+    assert isinstance(same(twins, lambda twin: twin.Record(**fields)), Told)
     put = {name: value for name, value in fields.items() if name != "tombstone"}
     same(twins, lambda twin: twin.Record.put(**put))
     del put["value"]
@@ -123,19 +109,19 @@ def test_records_are_equal_if_and_only_if_their_fields_are(one, other):
         assert first.__eq__(one) is NotImplemented
 
 
-FULL = dict(
-    key=b"key",
-    value=b"value",
-    timestamp_ns=10**18,
-    expires_at_ns=2 * 10**18,
-    headers={"a": b"b"},
-    stream=7,
-    tombstone=True,
-    position=3,
-)
+FULL = {
+    "key": b"key",
+    "value": b"value",
+    "timestamp_ns": 10**18,
+    "expires_at_ns": 2 * 10**18,
+    "headers": {"a": b"b"},
+    "stream": 7,
+    "tombstone": True,
+    "position": 3,
+}
 
 
-@pytest.mark.parametrize("arguments", [dict(key=b"k"), FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("arguments", [{"key": b"k"}, FULL], ids=["plain", "full"])
 def test_a_record_survives_pickling_and_copying(twin, arguments):
     record = twin.Record(**arguments)
     for again in (pickle.loads(pickle.dumps(record)), copy.copy(record), copy.deepcopy(record)):

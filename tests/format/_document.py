@@ -1,4 +1,4 @@
-"""Reads docs/format.md as a reader would: tables, grids and the example. Knows nothing of the code."""
+"""Reads docs/format.md as a reader would: tables, drawings, the example; knows no code."""
 
 import re
 import zlib

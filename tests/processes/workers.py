@@ -19,6 +19,7 @@ from random import Random
 
 import treering
 from tests.processes.records import Witness, Words, hammer, make, make_batch
+from tests.processes.steps import die  # noqa: F401
 from treering import FsyncPolicy, Wal
 
 _mail: socket.socket | None = None

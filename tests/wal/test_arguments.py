@@ -224,7 +224,7 @@ def test_a_record_over_its_limit_is_refused_with_the_limits_name(limited):
 @pytest.mark.parametrize("batch_bytes_max", [3000, 300_000])
 def test_a_batch_over_its_limit_is_refused_with_the_limits_name(memory, batch_bytes_max):
     wal = memory.open(batch_bytes_max=batch_bytes_max)
-    batch = [Record.put(b"k", b"v" * 484)] * (batch_bytes_max // 500)  # with its header: 501 bytes
+    batch = [Record.put(b"k", b"v" * 484)] * (batch_bytes_max // 501 + 1)  # 501 bytes each
     with too_large(f"batch_bytes_max is {batch_bytes_max}"):
         wal.append_batch(batch)
     with too_large("batch_bytes_max"), wal.batch() as collected:
@@ -383,7 +383,9 @@ def test_a_window_is_over_0_and_at_most_a_second(bad):
         FsyncPolicy.batch(milliseconds=bad)
 
 
-@kinds("bad", ["", "never", "batch:", "batch:x", "batch:0", "batch:nan", "os:5", "always:1", 5, None])
+@kinds(
+    "bad", ["", "never", "batch:", "batch:x", "batch:0", "batch:nan", "os:5", "always:1", 5, None]
+)
 def test_a_policy_is_parsed_strictly(bad):
     with pytest.raises(UsageError):
         FsyncPolicy.parse(bad)

@@ -57,8 +57,12 @@ def test_a_delete_is_a_record_with_a_key_and_a_tombstone(log):
     assert optional.expires_at is not None
 
 
-@pytest.mark.parametrize("key", [b"", b"\0", b"k" * 65535], ids=["empty", "zero", "longest"])
-@pytest.mark.parametrize("value", [b"", b"\0" * 100, bytes(range(256))], ids=["none", "zeros", "all"])
+KEYS = {"empty": b"", "zero": b"\0", "longest": b"k" * 65535}
+VALUES = {"none": b"", "zeros": b"\0" * 100, "all": bytes(range(256))}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_keys_and_values_may_be_any_bytes(log, key, value):
     wal = log.open()
     wal.put(key, value)
@@ -104,19 +108,19 @@ def test_another_handle_sees_each_record_at_once(shared):
 
 def test_an_empty_batch_appends_nothing(log):
     wal = log.open()
-    fill(wal, 3)
+    fill(wal, 1)
     before = log.image()
-    assert wal.append_batch([]) == range(3, 3)
-    assert wal.append_batch(iter(())) == range(3, 3)
+    assert wal.append_batch([]) == range(1, 1)
+    assert wal.append_batch(iter(())) == range(1, 1)
     with wal.batch() as batch:
         pass
-    assert batch.positions == range(3, 3)
+    assert batch.positions == range(1, 1)
     assert log.image() == before
 
 
 def test_a_batch_takes_records_pairs_and_any_iterable(log):
     wal = log.open()
-    assert wal.append_batch(pairs(0, 2)) == range(0, 2)
+    assert wal.append_batch(pairs(0, 2)) == range(2)
     assert wal.append_batch(pair for pair in pairs(2, 4)) == range(2, 4)
     assert wal.append_batch(dict(pairs(4, 6)).items()) == range(4, 6)
     assert wal.append_batch([Record.put(*pair) for pair in pairs(6, 8)]) == range(6, 8)

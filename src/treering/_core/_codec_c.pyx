@@ -6,6 +6,7 @@ Read those first; names, results and errors are equal, and tests/codec compares 
 hostile bytes. Only what is peculiar to this twin is said here.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -20,6 +21,7 @@ import time
 import zlib
 
 from . import format as fmt
+from .arguments import check_position
 from ._codec_py import Scan
 from ._memory_py import closed_error
 from ._record_py import (
@@ -27,6 +29,7 @@ from ._record_py import (
     check_stream,
     key_too_large,
     nanoseconds,
+    read_headers,
     record_repr,
     restore,
     wire_headers,
@@ -199,12 +202,13 @@ cdef class Record:
         self._stream_number = check_stream(stream)
         self._flags = TOMBSTONE if tombstone else 0
         self._raw = 0
-        self._position = -1 if position is None else position
+        self._position = -1 if position is None else check_position(position)
         if PyBytes_GET_SIZE(self.key) > KEY_BYTES_MAX:
             raise key_too_large(len(self.key))
         if PyBytes_GET_SIZE(self.value) > FRAME_BYTES_LIMIT:
             raise TooLargeError(
-                f"the value has {len(self.value)} bytes", hint="Keep large values in files"
+                f"the value has {len(self.value)} bytes, the limit is {fmt.FRAME_BYTES_LIMIT}",
+                hint="Keep large values in files",
             )
 
     @classmethod
@@ -249,8 +253,8 @@ cdef class Record:
 
     @property
     def headers(self):
-        """The headers, as a new dict."""
-        return {} if self._wire is None else fmt.unpack_headers(self._wire)
+        """The headers, as a new dict; DamageError if a damaged log gave them."""
+        return {} if self._wire is None else read_headers(self._wire)
 
     @property
     def _headers(self):
@@ -499,21 +503,22 @@ cdef int record_times(
     return end - offset < 4096
 
 
+cdef bint is_unknown(const uint8_t *p, size_t room) noexcept nogil:
+    """Whether the record at `p` is of a kind that this version does not know."""
+    if room < RECORD_BYTES:
+        return False
+    return p[0] & UNKNOWN_FLAGS or (p[0] & COMPRESSION_MASK) == 0x30 or p[1]
+
+
 cdef bint has_unknown_flags(
     const uint8_t *data, size_t start, size_t length, uint32_t count
 ) noexcept nogil:
     cdef size_t offset = start + FRAME_BYTES, end = start + length, size
-    cdef uint8_t flags
     cdef uint32_t i
     for i in range(count):
-        if end - offset < RECORD_BYTES:
-            return False
-        flags = data[offset]
-        if flags & UNKNOWN_FLAGS or (flags & COMPRESSION_MASK) == 0x30 or data[offset + 1]:
-            return True
         size = record_size(data + offset, end - offset)
         if size == 0:
-            return False
+            return is_unknown(data + offset, end - offset)
         offset += size
     return False
 
@@ -566,6 +571,8 @@ def scan(
     return Scan(start, position, durable, oldest_ns, newest_ns, reason, needed)
 
 
+# The collector must not clear a Py_buffer: it would never be released.
+@cython.no_gc_clear
 cdef class RecordIterator:
     """Decodes records from one buffer after another; the engine of every reader.
 
@@ -575,18 +582,19 @@ cdef class RecordIterator:
     """
 
     cdef object _refill, _decompress, _memory
-    cdef bint _copy, _loaded, _broken
+    cdef bint _copy, _loaded
     cdef Py_buffer _view
     cdef const uint8_t *_data
     cdef size_t _offset, _stop, _record_offset, _frame_end, _needed
     cdef uint64_t _position, _limit, _skip_below
     cdef uint32_t _records_left, _tag, _seed
-    cdef int _reason
+    cdef int _reason, _broken   # _broken: why records do not parse, or -1
 
     def __init__(self, refill, decompress, bint copy=True):
         self._refill = refill
         self._decompress = decompress
         self._copy = copy
+        self._broken = -1
         self._reason = C_INCOMPLETE
 
     def __dealloc__(self):
@@ -636,7 +644,7 @@ cdef class RecordIterator:
         self._tag = tag
         self._seed = seed
         self._records_left = 0
-        self._broken = False
+        self._broken = -1
 
     def __iter__(self):
         return self
@@ -654,7 +662,9 @@ cdef class RecordIterator:
                 size = record_size(p, self._frame_end - self._record_offset)
                 if size == 0:  # an intact checksum over records that do not parse
                     self._records_left = 0
-                    self._broken = True
+                    self._broken = C_UNKNOWN if is_unknown(
+                        p, self._frame_end - self._record_offset
+                    ) else C_BAD
                     break
                 self._record_offset += size
                 self._records_left -= 1
@@ -667,8 +677,8 @@ cdef class RecordIterator:
 
     cdef bint _next_frame(self):
         cdef Frame frame
-        if self._broken:
-            self._reason = C_BAD
+        if self._broken >= 0:
+            self._reason = self._broken
             self._needed = 0
             return False
         if self._position >= self._limit or not self._loaded:
@@ -736,6 +746,7 @@ def mutex_kind():
     return zlib.crc32(f"glibc {platform.machine()} {sizeof(void *)}".encode()) | 1
 
 
+@cython.no_gc_clear
 cdef class SharedPage:
     """The control page: words, two mutexes, a futex's worth of sleeping. Buffer of 4096 bytes."""
 
@@ -781,22 +792,30 @@ cdef class SharedPage:
             raise closed_error()
         return self._words + word
 
+    cdef inline int _check_writable(self) except -1:
+        if self._words != NULL and self._view.readonly:
+            raise TypeError("cannot modify read-only memory")
+        return 0
+
     def load(self, size_t word):
         """The word's value."""
         return treering_load(self._word(word))
 
     def store(self, size_t word, uint64_t value):
         """Set the word; one 8-byte store, so that nobody sees half of it."""
+        self._check_writable()
         treering_store_strong(self._word(word), value)
 
     def begin(self, uint64_t position, uint64_t offset, uint64_t end):
         """Mark a frame as being written: a death from here on leaves all that the next holder of
         the append lock needs to finish or to undo it."""
+        self._check_writable()
         self._word(0)
         begin(self._words, position, offset, end)
 
     def finish(self, uint64_t position, uint64_t offset, uint64_t newest_ns):
         """Publish: the log now ends before `position`, its frames before `offset`."""
+        self._check_writable()
         self._word(0)
         finish(self._words, position, offset, newest_ns)
 
@@ -871,13 +890,17 @@ cdef class SharedPage:
                 treering_futex_wait(address, seen, timeout)
             self._leave()
         else:
-            self._poll(address, seen, timeout)
+            self._inside += 1
+            try:
+                self._poll(address, seen, timeout)
+            finally:
+                self._leave()
 
     cdef _poll(self, uint64_t *address, uint64_t seen, double timeout):
         # Without permission to write, nobody can be told that we sleep.
         cdef double until = time.monotonic() + timeout
         cdef double pause = 0.00005
-        while treering_load(address) == seen and time.monotonic() < until:
+        while not self._closed and treering_load(address) == seen and time.monotonic() < until:
             time.sleep(min(pause, max(until - time.monotonic(), 0)))
             pause = min(pause * 1.5, 0.01)
 
@@ -957,6 +980,7 @@ cdef inline void finish(
 
 # --- Append --------------------------------------------------------------------------------------
 
+@cython.no_gc_clear
 cdef class Tail:
     """The append path over a mapped tail segment; see the readable twin.
 
@@ -1034,7 +1058,7 @@ cdef class Tail:
 
     def put(
         self, key, value, *, ttl=None, expires_at=None, headers=None, compression=None,
-        int64_t stream=0, bint durable=False,
+        stream=0, bint durable=False,
     ):
         """Append a put; see Wal.put."""
         cdef int64_t position = -1
@@ -1053,7 +1077,7 @@ cdef class Tail:
         return position
 
     def delete(
-        self, key, *, ttl=None, expires_at=None, headers=None, int64_t stream=0,
+        self, key, *, ttl=None, expires_at=None, headers=None, stream=0,
         bint durable=False,
     ):
         """Append a tombstone; see Wal.delete."""

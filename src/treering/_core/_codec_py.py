@@ -134,6 +134,7 @@ def scan(
     frame at or after every INDEX_STEP_BYTES, from offset `index_next` on.
     """
     view = memoryview(buffer)
+    stop = min(stop, len(view))
     oldest_ns = durable = 0
     reason, needed = BAD, 0
     while True:
@@ -145,7 +146,7 @@ def scan(
             break
         times = _record_times(view, start, length, count)
         if times is None:
-            reason, needed = (UNKNOWN if _has_unknown_flags(view, start, count) else BAD), 0
+            reason, needed = (UNKNOWN if _has_unknown_flags(view, start, length, count) else BAD), 0
             break
         if index is not None and start + index_origin >= index_next:
             index.append((position, start + index_origin, newest_ns))
@@ -212,20 +213,24 @@ def _record_size(view: memoryview, offset: int, end: int) -> tuple[int, int]:
     return size, timestamp
 
 
-def _has_unknown_flags(view: memoryview, start: int, count: int) -> bool:
-    """Whether an intact frame that does not parse starts with a record of an unknown kind."""
-    offset, end = start + _FRAME_BYTES, len(view)
+def _has_unknown_flags(view: memoryview, start: int, length: int, count: int) -> bool:
+    """Whether an intact frame that does not parse stops at a record of an unknown kind."""
+    offset, end = start + _FRAME_BYTES, start + length
     for _ in range(count):
-        if end - offset < _RECORD_BYTES:
-            return False
-        flags, reserved = view[offset], view[offset + 1]
-        if flags & fmt.UNKNOWN_RECORD_FLAGS or flags & fmt.COMPRESSION_MASK == 0x30 or reserved:
-            return True
         size, _ = _record_size(view, offset, end)
         if size == 0:
-            return False
+            return _is_unknown(view, offset, end)
         offset += size
     return False
+
+
+def _is_unknown(view: memoryview, offset: int, end: int) -> bool:
+    """Whether the record at `offset` is of a kind that this version does not know."""
+    if end - offset < _RECORD_BYTES:
+        return False
+    flags, reserved = view[offset], view[offset + 1]
+    unknown = flags & fmt.UNKNOWN_RECORD_FLAGS or flags & fmt.COMPRESSION_MASK == 0x30
+    return bool(unknown or reserved)
 
 
 class RecordIterator:
@@ -269,7 +274,7 @@ class RecordIterator:
         self._records_left = self._stop = self._limit = self._skip_below = 0
         self._frame_end = self._record_offset = self._tag = self._seed = 0
         self.offset = self.position = self.needed = 0
-        self._broken = False
+        self._broken: int | None = None
         self.reason = INCOMPLETE
 
     def load(
@@ -288,11 +293,11 @@ class RecordIterator:
         Records below `skip_below` are passed over.
         """
         self._buffer = memoryview(buffer)
-        self.offset, self._stop = start, stop
+        self.offset, self._stop = start, min(stop, len(self._buffer))
         self.position, self._limit, self._skip_below = position, limit, skip_below
         self._tag, self._seed = tag, seed
         self._records_left = 0
-        self._broken = False
+        self._broken = None
 
     def __iter__(self) -> RecordIterator:
         return self
@@ -307,8 +312,8 @@ class RecordIterator:
                 raise StopIteration
 
     def _next_frame(self) -> bool:
-        if self._broken:
-            self.reason, self.needed = BAD, 0
+        if self._broken is not None:
+            self.reason, self.needed = self._broken, 0
             return False
         if self.position >= self._limit:
             self.reason, self.needed = INCOMPLETE, 0
@@ -339,7 +344,8 @@ class RecordIterator:
         size, timestamp = _record_size(self._buffer, start, self._frame_end)
         if size == 0:  # an intact checksum over records that do not parse
             self._records_left = 0
-            self._broken = True
+            unknown = _is_unknown(self._buffer, start, self._frame_end)
+            self._broken = UNKNOWN if unknown else BAD
             return None
         self._record_offset += size
         self._records_left -= 1
@@ -367,8 +373,8 @@ class RecordIterator:
             position,
             bytes(view[key_start:value_start]),
             stored,
-            timestamp,
-            expires_at_ns,
+            timestamp or None,
+            expires_at_ns or None,
             headers,
             stream,
             bool(flags & fmt.TOMBSTONE),

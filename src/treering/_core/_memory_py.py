@@ -84,6 +84,8 @@ class SharedPage:
     """The control page: words, two mutexes, a futex's worth of sleeping. Buffer of 4096 bytes."""
 
     def __init__(self, buffer: Any, *, write: bool = True) -> None:
+        if len(buffer) < fmt.CONTROL_BYTES:
+            raise ValueError("the control page is too short")
         self._words: Any = memoryview(buffer)[: fmt.CONTROL_BYTES].cast("Q")
         self._anchor = ctypes.c_char.from_buffer(buffer) if write else None
         self._address = ctypes.addressof(self._anchor) if self._anchor is not None else 0
@@ -288,7 +290,7 @@ class Tail:
         durable: bool = False,
     ) -> int:
         """Append a put; see Wal.put."""
-        if ttl is expires_at is headers is compression is None and not stream:
+        if ttl is expires_at is headers is compression is None and stream == 0:
             key, value = as_bytes(key, "key"), as_bytes(value, "value")
             if len(value) <= self._plain_bytes_max:
                 return self._plain(key, value, 0, durable)
@@ -306,7 +308,7 @@ class Tail:
         durable: bool = False,
     ) -> int:
         """Append a tombstone; see Wal.delete."""
-        if ttl is expires_at is headers is None and not stream:
+        if ttl is expires_at is headers is None and stream == 0 and self._plain_bytes_max >= 0:
             return self._plain(as_bytes(key, "key"), b"", fmt.TOMBSTONE, durable)
         record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
         return self._slow((record,), durable)

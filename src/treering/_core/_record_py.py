@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import format as fmt
-from .errors import TooLargeError, UsageError
+from .arguments import check_position, whole_nanoseconds, whole_number
+from .errors import DamageError, TooLargeError, UsageError
 
 
 class Record:
@@ -57,7 +58,6 @@ class Record:
         position: int | None = None,
     ) -> None:
         put = object.__setattr__
-        put(self, "position", position)
         put(self, "key", as_bytes(key, "key"))
         put(self, "value", as_bytes(value, "value"))
         put(self, "timestamp_ns", nanoseconds(timestamp, timestamp_ns, "timestamp"))
@@ -65,13 +65,15 @@ class Record:
         put(self, "_headers", wire_headers(headers))
         put(self, "stream", check_stream(stream))
         put(self, "tombstone", bool(tombstone))
+        put(self, "position", None if position is None else check_position(position))
         put(self, "_compression", 0)
         put(self, "_raw_bytes", 0)
         if len(self.key) > fmt.KEY_BYTES_MAX:
             raise key_too_large(len(self.key))
         if len(self.value) > fmt.FRAME_BYTES_LIMIT:
             raise TooLargeError(
-                f"the value has {len(self.value)} bytes", hint="Keep large values in files"
+                f"the value has {len(self.value)} bytes, the limit is {fmt.FRAME_BYTES_LIMIT}",
+                hint="Keep large values in files",
             )
 
     @classmethod
@@ -96,8 +98,8 @@ class Record:
 
     @property
     def headers(self) -> dict[str, bytes]:
-        """The headers, as a new dict."""
-        return fmt.unpack_headers(self._headers)
+        """The headers, as a new dict; DamageError if a damaged log gave them."""
+        return read_headers(self._headers)
 
     def _packed(self, compression: int, stored: bytes) -> Record:
         """This record with its value as it will be stored; for the writer."""
@@ -162,7 +164,7 @@ def restore(
         value,
         timestamp_ns=timestamp_ns,
         expires_at_ns=expires_at_ns,
-        headers=fmt.unpack_headers(headers),
+        headers=read_headers(headers),
         stream=stream,
         tombstone=tombstone,
         position=position,
@@ -219,13 +221,10 @@ def nanoseconds(seconds: float | None, exact_ns: int | None, what: str) -> int |
     if exact_ns is None:
         if seconds is None:
             return None
-        try:
-            exact_ns = round(seconds * 1_000_000_000)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UsageError(f"{what} must be a number of seconds, not {seconds!r}") from error
-    if not isinstance(exact_ns, int) or not 0 < exact_ns <= fmt.TIME_NS_MAX:
-        raise UsageError(f"{what} is out of range", hint="Times are seconds since 1970")
-    return exact_ns
+        exact_ns = whole_nanoseconds(seconds, what)
+        if not 0 < exact_ns <= fmt.TIME_NS_MAX:
+            raise UsageError(f"{what} is out of range", hint="Times are seconds since 1970")
+    return whole_number(exact_ns, f"{what}_ns", 1, fmt.TIME_NS_MAX)
 
 
 def wire_headers(headers: Mapping[str, bytes] | None) -> bytes:
@@ -245,11 +244,17 @@ def wire_headers(headers: Mapping[str, bytes] | None) -> bytes:
     return packed
 
 
+def read_headers(wire: bytes) -> dict[str, bytes]:
+    """Headers from their stored form."""
+    try:
+        return fmt.unpack_headers(wire)
+    except fmt.FormatError as error:
+        raise DamageError(f"the headers of a record are damaged: {error}") from error
+
+
 def check_stream(stream: int) -> int:
     """A stream number; UsageError when out of range."""
-    if not isinstance(stream, int) or not 0 <= stream <= fmt.STREAM_MAX:
-        raise UsageError(f"stream must be a number from 0 to {fmt.STREAM_MAX}, not {stream!r}")
-    return stream
+    return whole_number(stream, "stream", 0, fmt.STREAM_MAX)
 
 
 def key_too_large(length: int) -> TooLargeError:
@@ -272,8 +277,11 @@ def record_repr(record: Any) -> str:
         parts.append(f"timestamp={record.timestamp:.6f}")
     if record.expires_at is not None:
         parts.append(f"expires_at={record.expires_at:.6f}")
-    if record.headers:
-        parts.append(f"headers={record.headers!r}")
+    if record._headers:
+        try:
+            parts.append(f"headers={record.headers!r}")
+        except DamageError:
+            parts.append(f"headers=<damaged, {short(record._headers)}>")
     if record.stream:
         parts.append(f"stream={record.stream}")
     return f"Record({', '.join(parts)})"

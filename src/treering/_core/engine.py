@@ -21,7 +21,7 @@ from .errors import LockedError, TreeringError
 from .files import Directory, SystemFiles
 from .options import WalConfig
 from .recovery import Progress, RecoveryReport
-from .source import LiveSource, QuietSource, Segments, Start
+from .source import LiveSource, QuietSource, Segments, Start, pruned_error
 from .truncation import truncate_after, truncate_before
 from .writer import Writer, publish, trusts_mapping
 
@@ -34,6 +34,7 @@ class Engine:
         self.config = config
         self._closing = threading.Lock()
         self._closed = False
+        self._unsealed: tuple[tuple[int, int], ...] = ()
         if not directory.exists():
             if not config.create:
                 raise recovery.not_found(directory.path)
@@ -62,6 +63,7 @@ class Engine:
         try:
             self.commit.open_tail()
             self.writer.lock.run(self.writer.catch_up)
+            self.writer.seal_later(self._unsealed)
         except BaseException:
             self.close()
             raise
@@ -123,6 +125,7 @@ class Engine:
         assert decided.log_id is not None
         control = Control.create(self.directory, decided.log_id, lock_kind=kind, reuse=alone)
         publish(control, decided)
+        self._unsealed = decided.seal
         return control, report, decided.log_id
 
     def _mark_in_use(self) -> None:
@@ -141,6 +144,7 @@ class Engine:
         trusted = trusts_mapping(self.directory, self.config)
         size = self.config.segment_bytes_max if trusted else fmt.SEGMENT_HEADER_BYTES
         name = segments.temporary_name()
+        self.directory.sync_way()
         self.directory.remove(name)
         segments.prepare(self.directory, header, name, size)
         segments.install(self.directory, name, 0)
@@ -195,6 +199,8 @@ class Engine:
         pins = retention.load_pins(self.directory)
         if position is None:
             pins.pop(name, None)
+        elif position < (first := self.control.load(fmt.WORD_FIRST)):
+            raise pruned_error(position, first)
         else:
             pins[name] = position
         retention.store_pins(self.directory, pins)

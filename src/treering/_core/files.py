@@ -367,7 +367,7 @@ class Directory:
         return self.files.is_directory(self.path)
 
     def make(self) -> None:
-        """Create the directory, its missing parents too, and make each name durable."""
+        """Create the directory, its missing parents too; see `sync_way`."""
         missing = []
         path = self.path
         while not self.files.is_directory(path):
@@ -377,9 +377,20 @@ class Directory:
             try:
                 with contextlib.suppress(FileExistsError):
                     self.files.make_directory(path)
-                self.files.sync_directory(os.path.dirname(path) or ".")
             except OSError as error:
                 raise storage_error(error, "create the directory", path) from error
+
+    def sync_way(self) -> None:
+        """Make the directory's name durable, and those of its parents: whoever made them may have
+        died before doing so. A parent that we may not open was not made by us."""
+        path = self.path
+        while (parent := os.path.dirname(path) or ".") != path:
+            try:
+                self.files.sync_directory(parent)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL):
+                    raise storage_error(error, "fsync the directory", parent) from error
+            path = parent
 
     def rename(self, old: str, new: str) -> None:
         """Rename within the directory; durable only after `sync`."""

@@ -317,8 +317,10 @@ def pack_headers(headers: Mapping[str, bytes]) -> bytes:
     """A record's headers: for each, name length u16, value length u32, name in UTF-8, value."""
     parts = []
     for name, value in headers.items():
-        encoded = name.encode()
-        parts += [_HEADER_SIZES.pack(len(encoded), len(value)), encoded, bytes(value)]
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise TypeError("a header's value must be bytes")
+        encoded, data = name.encode(), bytes(value)
+        parts += [_HEADER_SIZES.pack(len(encoded), len(data)), encoded, data]
     return b"".join(parts)
 
 

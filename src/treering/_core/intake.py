@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import compression
 from . import format as fmt
+from .arguments import whole_nanoseconds
 from .codec import Record, frame_bytes
 from .control import Control
 from .errors import TooLargeError, UsageError
@@ -29,7 +30,9 @@ class Intake:
         self._warned = False
         # Values up to this size take the fast path, which checks nothing else.
         self.plain_bytes_max = min(
-            config.record_bytes_max - fmt.KEY_BYTES_MAX, RECORD_BYTES_RECOMMENDED // 2
+            config.record_bytes_max - fmt.KEY_BYTES_MAX - fmt.RECORD_HEADER_BYTES,
+            config.batch_bytes_max,
+            RECORD_BYTES_RECOMMENDED // 2,
         )
         if config.compression is not None:
             self.plain_bytes_max = -1
@@ -46,15 +49,11 @@ class Intake:
         stream: int,
     ) -> Record:
         """The record that a call's keywords describe."""
-        if ttl is not None:
-            if expires_at is not None:
-                raise UsageError("give ttl or expires_at, not both")
-            if not isinstance(ttl, int | float) or not ttl > 0:
-                raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r}")
-            expires_at = self.now_ns() / 1e9 + ttl
-        record = Record(
+        record = self.with_ttl(
+            Record,
             key,
             value,
+            ttl=ttl,
             expires_at=expires_at,
             headers=headers,
             stream=stream,
@@ -62,20 +61,34 @@ class Intake:
         )
         return self.compressed(record, compression_name)
 
+    def with_ttl(
+        self, kind: Callable[..., Record], *fields: Any, ttl: float | None = None, **options: Any
+    ) -> Record:
+        """kind(*fields, **options), with an expiry `ttl` seconds from now."""
+        if ttl is None:
+            return kind(*fields, **options)
+        if options.pop("expires_at", None) is not None:
+            raise UsageError("give ttl or expires_at, not both")
+        span_ns = whole_nanoseconds(ttl, "ttl")
+        if not 0 < span_ns <= fmt.TIME_NS_MAX // 2:
+            raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r}")
+        return kind(*fields, expires_at_ns=self.now_ns() + span_ns, **options)
+
     def now_ns(self) -> int:
         """The time for expiry: never before the newest record in the log (clocks step back)."""
         return max(self._clock(), self._control.load(fmt.WORD_NEWEST))
 
     def compressed(self, record: Record, name: str | None) -> Record:
         """The record as it will be stored."""
-        name = name or self._config.compression or "none"
-        if name == "none" or record.tombstone or not record.value:
-            return record
-        if name not in fmt.COMPRESSIONS:
+        if name is None:
+            name = self._config.compression or "none"
+        if name not in ("none", *fmt.COMPRESSIONS):
             raise UsageError(
-                f"unknown compression {name!r}",
+                f"unknown compression {name!r:.60}",
                 hint=f"Known are none, {', '.join(fmt.COMPRESSIONS)}",
             )
+        if name == "none" or record.tombstone or not record.value:
+            return record
         packed = compression.compress(name, bytes(record.value))
         return record if packed is None else record._packed(fmt.COMPRESSIONS[name], packed)
 
@@ -84,7 +97,7 @@ class Intake:
         config = self._config
         total = 0
         for record in records:
-            size = frame_bytes((record,), 8) - fmt.FRAME_HEADER_BYTES
+            size = frame_bytes((record,), 1) - fmt.FRAME_HEADER_BYTES
             total += size
             if size > config.record_bytes_max:
                 raise TooLargeError(

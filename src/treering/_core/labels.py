@@ -12,12 +12,12 @@ class Label(enum.Enum):
     """What a file turned out to be. The value says what it means and what opening does."""
 
     SEALED = "full and with its footer: kept"
-    UNSEALED = "full, its footer is missing or damaged: kept, footer rebuilt by scanning"
+    UNSEALED = "full, its footer is missing or damaged: kept, footer rebuilt in the background"
     SUPERSEDED = "ends in records that truncation or recovery replaced: kept, those are ignored"
     TAIL = "the newest segment, ends in unused space: kept, appends go on here"
     TAIL_SEALED = "the newest segment, already full: kept, the next append starts a new one"
     TAIL_SHORT = "the newest segment, without unused space: kept, appends go on here"
-    TAIL_TORN = "the newest segment ends in a write that never became durable: cut, bytes kept"
+    TAIL_TORN = "the newest segment ends in a write not known to be durable: cut, bytes kept"
     LEFTOVER = "older than the first position: truncation was interrupted, removed"
     WITHDRAWN = "newer than a cut: truncation was interrupted, removed"
     WITHDRAWN_TORN = "holds nothing but a write that never became durable: set aside"
@@ -32,6 +32,10 @@ class Label(enum.Enum):
     MANIFEST_DAMAGED = "damage: both copies in the manifest are damaged"
     MANIFEST_NEW = "the log's creation was interrupted before its manifest: written now"
     MANIFEST_MENDED = "one copy in the manifest was damaged or old: rewritten from the other"
+    # What only `verify` can tell, because it reads everything:
+    UNREADABLE = "damage: the device cannot read these bytes"
+    DAMAGED_FOOTER = "damage: the segment's footer says something else than its records"
+    DAMAGED_PINS = "damage: the file of pins does not match its checksum, so truncation refuses"
 
     @property
     def is_damage(self) -> bool:

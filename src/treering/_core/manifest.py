@@ -1,14 +1,15 @@
 """The manifest: 2 slots of one small file, overwritten in place, so that it needs no new space.
 
-The first slot is written and fsynced, then the second. So at any moment one of them is intact, a
-power cut leaves the old or the new content, and a damaged slot has a twin.
+One slot is written and fsynced, then the other; the worse of the two first. So at any moment one of
+them is intact and durable, a power cut leaves the old or the new content, and a damaged slot has a
+twin.
 """
 
 from __future__ import annotations
 
 from . import format as fmt
 from .errors import StorageError
-from .files import CREATE_NEW, WRITE, Directory, no_such_file
+from .files import CREATE_NEW, WRITE, Directory, File, no_such_file
 
 
 def load(directory: Directory) -> tuple[fmt.Manifest | None, list[str]]:
@@ -18,31 +19,51 @@ def load(directory: Directory) -> tuple[fmt.Manifest | None, list[str]]:
     """
     try:
         with directory.open(fmt.MANIFEST_NAME) as file:
-            blocks = [
-                file.read(fmt.MANIFEST_SLOT.size, offset) for offset in fmt.MANIFEST_SLOT_OFFSETS
-            ]
+            slots, problems = _read(file)
     except StorageError as error:
         if no_such_file(error):
             return None, ["missing"]
         raise
-    slots, problems = [], []
-    for number, block in enumerate(blocks):
+    intact = [slot for slot in slots if slot is not None]
+    newest = max(intact, key=lambda slot: slot.sequence, default=None)
+    for number, slot in enumerate(slots):
+        if slot is not None and newest is not None and slot.sequence < newest.sequence:
+            problems.append(f"slot {number}: older than the other")
+    return newest, problems
+
+
+def _read(file: File) -> tuple[list[fmt.Manifest | None], list[str]]:
+    slots: list[fmt.Manifest | None] = []
+    problems = []
+    for number, offset in enumerate(fmt.MANIFEST_SLOT_OFFSETS):
         try:
-            slots.append(fmt.Manifest.unpack(block))
+            slots.append(fmt.Manifest.unpack(file.read(fmt.MANIFEST_SLOT.size, offset)))
         except fmt.UnknownVersionError:
             raise
         except fmt.FormatError as error:
+            slots.append(None)
             problems.append(f"slot {number}: {error}")
-    return max(slots, key=lambda slot: slot.sequence, default=None), problems
+    return slots, problems
 
 
 def store(directory: Directory, manifest: fmt.Manifest) -> None:
-    """Replace the manifest; durable at return. The file must exist."""
+    """Replace the manifest; durable at return. The file must exist, its better slot be durable."""
     packed = manifest.pack()
     with directory.open(fmt.MANIFEST_NAME, WRITE) as file:
-        for offset in fmt.MANIFEST_SLOT_OFFSETS:
-            file.write(packed, offset)
+        slots, _ = _read(file)
+        worst_first = sorted((slot.sequence if slot else -1, at) for at, slot in enumerate(slots))
+        for _, number in worst_first:
+            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])
             file.sync()
+
+
+def settle(directory: Directory) -> None:
+    """Make durable what the file shows: whoever stored it may have died, or failed, before its
+    fsync. Written again as it is, because after a failed fsync another one alone proves nothing."""
+    with directory.open(fmt.MANIFEST_NAME, WRITE) as file:
+        for offset in fmt.MANIFEST_SLOT_OFFSETS:
+            file.write(file.read(fmt.MANIFEST_SLOT.size, offset), offset)
+        file.sync()
 
 
 def create(directory: Directory, manifest: fmt.Manifest) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import format as fmt
+from .arguments import check_seconds, whole_number
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,32 +45,38 @@ class FsyncPolicy:
                 hint="Use FsyncPolicy.ALWAYS, FsyncPolicy.batch(milliseconds=…) or FsyncPolicy.OS",
             )
         if self.name == "batch" and not 0 < self.window_seconds <= WINDOW_SECONDS_MAX:
-            raise UsageError(
-                f"the batch window must be over 0 and at most 1000 ms, "
-                f"not {self.window_seconds * 1000:g} ms",
-                hint="A typical window is 5 ms",
-            )
+            raise _wrong_window(self.window_seconds * 1000)
 
     @classmethod
     def batch(cls, milliseconds: float = 5.0) -> FsyncPolicy:
         """Durable at most `milliseconds` after the append (0 < milliseconds <= 1000)."""
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
+            raise _wrong_window(milliseconds)
         return cls("batch", milliseconds / 1000)
 
     @classmethod
     def parse(cls, text: str) -> FsyncPolicy:
         """The policy that `always`, `os`, `batch` or `batch:20` (milliseconds) names."""
-        name, _, window = text.strip().lower().partition(":")
-        if name != "batch":
-            return cls(name)
+        name, colon, window = str(text).strip().lower().partition(":")
+        if name != "batch" or not colon:
+            return cls.batch() if name == "batch" else cls(name + colon + window)
         try:
-            return cls.batch(float(window)) if window else cls.batch()
+            milliseconds = float(window)
         except ValueError as error:
-            raise UsageError(f"the batch window {window!r} is not a number of ms") from error
+            raise _wrong_window(window) from error
+        return cls.batch(milliseconds)
 
     def __str__(self) -> str:
         if self.name == "batch":
             return f"batch:{self.window_seconds * 1000:g}"
         return self.name
+
+
+def _wrong_window(milliseconds: Any) -> UsageError:
+    return UsageError(
+        f"the batch window must be over 0 and at most 1000 ms, not {milliseconds!r:.60}",
+        hint="A typical window is 5 ms",
+    )
 
 
 FsyncPolicy.ALWAYS = FsyncPolicy("always")
@@ -116,6 +123,7 @@ class WalConfig:
     clock: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
+        _check_switches(self)
         _check_kinds(self)
         _check_sizes(self)
         _check_retention(self)
@@ -131,6 +139,20 @@ class WalConfig:
         return dataclasses.replace(self, **changes)
 
 
+def _check_switches(config: WalConfig) -> None:
+    for name in ("exclusive", "read_only", "create"):
+        if not isinstance(getattr(config, name), bool):
+            raise UsageError(f"{name} must be True or False, not {getattr(config, name)!r:.60}")
+    if config.map_tail is not None and not isinstance(config.map_tail, bool):
+        raise UsageError(f"map_tail must be None, True or False, not {config.map_tail!r:.60}")
+    if config.clock is not None and not callable(config.clock):
+        raise UsageError("clock must be a function that gives nanoseconds since 1970")
+    if config.files is not None and not hasattr(config.files, "sync_directory"):
+        raise UsageError("files must be a file system from treering.testing")
+    if isinstance(config.files, type):
+        raise UsageError("files must be an object, not a class", hint="Call it: MemoryFiles()")
+
+
 def _check_kinds(config: WalConfig) -> None:
     if not isinstance(config.fsync_policy, FsyncPolicy):
         raise UsageError(
@@ -143,29 +165,26 @@ def _check_kinds(config: WalConfig) -> None:
         raise UsageError(f"process_lock must be 'auto' or 'file', not {config.process_lock!r}")
     if config.compression not in (None, *fmt.COMPRESSIONS):
         raise UsageError(
-            f"unknown compression {config.compression!r}",
+            f"unknown compression {config.compression!r:.60}",
             hint=f"Known are {', '.join(fmt.COMPRESSIONS)}",
         )
 
 
 def _check_sizes(config: WalConfig) -> None:
-    if config.frame_align_bytes not in (8, 512, 4096):
-        raise UsageError("frame_align_bytes must be 8, 512 or 4096")
-    if not fmt.SEGMENT_BYTES_MIN <= config.segment_bytes_max <= fmt.SEGMENT_BYTES_LIMIT:
-        raise UsageError(
-            f"segment_bytes_max must lie between {fmt.SEGMENT_BYTES_MIN} "
-            f"and {fmt.SEGMENT_BYTES_LIMIT} bytes, not {config.segment_bytes_max}"
-        )
+    align = config.frame_align_bytes
+    if not isinstance(align, int) or align not in (8, 512, 4096):
+        raise UsageError(f"frame_align_bytes must be 8, 512 or 4096, not {align!r:.60}")
+    least, most = fmt.SEGMENT_BYTES_MIN, fmt.SEGMENT_BYTES_LIMIT
+    whole_number(config.segment_bytes_max, "segment_bytes_max", least, most)
     for name in ("record_bytes_max", "batch_bytes_max"):
-        value = getattr(config, name)
-        if not 0 < value <= fmt.FRAME_BYTES_LIMIT - 4096:
-            raise UsageError(
-                f"{name} must lie between 1 and {fmt.FRAME_BYTES_LIMIT - 4096} bytes, not {value}"
-            )
+        whole_number(getattr(config, name), name, 1, fmt.FRAME_BYTES_LIMIT - 4096)
+    check_seconds(config.lock_timeout_seconds, "lock_timeout_seconds")
 
 
 def _check_retention(config: WalConfig) -> None:
-    for name in ("retention_bytes_max", "retention_seconds_max", "retention_records_max"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UsageError(f"{name} must be over 0, or None to keep everything")
+    for name in ("retention_bytes_max", "retention_records_max"):
+        if getattr(config, name) is not None:
+            whole_number(getattr(config, name), name, 1, fmt.POSITION_MAX)
+    seconds = config.retention_seconds_max
+    if seconds is not None and not check_seconds(seconds, "retention_seconds_max") > 0:
+        raise UsageError("retention_seconds_max must be over 0, or None to keep everything")

@@ -32,7 +32,7 @@ class Plan:
     newest_ns: int
     remove: tuple[str, ...]
     aside: tuple[SegmentFacts, ...]
-    seal: tuple[tuple[SegmentFacts, int], ...]  # (segment, its end)
+    seal: tuple[tuple[int, int], ...]  # base and end of full segments without a footer
     manifest: fmt.Manifest | None  # to be stored, if it differs
 
     @property
@@ -58,7 +58,7 @@ class _Planner:
         self.findings: list[Finding] = []
         self.remove: list[str] = []
         self.aside: list[SegmentFacts] = []
-        self.seal: list[tuple[SegmentFacts, int]] = []
+        self.seal: list[tuple[int, int]] = []
         self.cut: Cut | None = None
         self.end = 0
         self.durable = 0
@@ -78,8 +78,9 @@ class _Planner:
             self.note(Label.MISSING, self._segment_path(first), positions=(first, live[0].base))
         first = max(first, live[0].base) if live else first
         self.end = live[0].base if live else first
-        if not self._has_damage():
-            self._walk(live, manifest)
+        # What lies before damage can be read: the walk goes as far as there is none.
+        broken = [f.positions[0] for f in self._damage() if f.positions]
+        self._walk([fact for fact in live if fact.base < min(broken, default=fmt.NO_CUT)], manifest)
         self._check_end(live, manifest)
         if self.end < first:
             first = self.end
@@ -95,8 +96,8 @@ class _Planner:
     ) -> None:
         self.findings.append(Finding(label, path, offset, positions, detail))
 
-    def _has_damage(self) -> bool:
-        return any(f.label.is_damage or f.label is Label.NEWER for f in self.findings)
+    def _damage(self) -> list[Finding]:
+        return [f for f in self.findings if f.label.is_damage or f.label is Label.NEWER]
 
     def _segment_path(self, base: int) -> str:
         return os.path.join(self.facts.directory, fmt.segment_name(base))
@@ -130,7 +131,8 @@ class _Planner:
                 self.note(Label.LEFTOVER, fact.path)
                 self.remove.append(os.path.basename(fact.path))
             elif fact.newer:
-                self.note(Label.NEWER, fact.path, detail=fact.header_problem)
+                positions = (fact.base, following)
+                self.note(Label.NEWER, fact.path, None, positions, fact.header_problem)
             elif fact.header is None:
                 self.note(
                     Label.DAMAGED_HEADER,
@@ -166,22 +168,29 @@ class _Planner:
             self.remove.append(os.path.basename(fact.path))
 
     def _walk(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
+        known = len(self._damage())
         for number, fact in enumerate(live):
             following = live[number + 1] if number + 1 < len(live) else None
             if following is not None:
                 self._full_segment(fact, following)
             elif fact.trailer is not None:
                 self._sealed_tail(fact, manifest)
+            elif fact.scan is None:
+                self.note(Label.UNSEALED, fact.path)  # the next one is damaged, so this is the last
             else:
                 self._open_tail(fact, manifest)
-            if self._has_damage():
+            if len(self._damage()) > known:
                 return
             self.last = fact
 
     def _full_segment(self, fact: SegmentFacts, following: SegmentFacts) -> None:
         """A segment that another one follows: everything in it was durable before that one."""
         assert fact.header is not None and following.header is not None
-        end = fact.trailer.end if fact.trailer else fact.scan.position if fact.scan else fact.base
+        end = following.base
+        if fact.trailer is not None:
+            end = fact.trailer.end
+        elif fact.scan is not None:
+            end = fact.scan.position
         if fact.scan is not None and fact.scan.unknown:
             self.note(Label.NEWER, fact.path, fact.scan.offset)
             return
@@ -205,7 +214,7 @@ class _Planner:
             self.note(Label.SEALED if end == following.base else Label.SUPERSEDED, fact.path)
         else:
             self.note(Label.UNSEALED if end == following.base else Label.SUPERSEDED, fact.path)
-            self.seal.append((fact, following.base))
+            self.seal.append((fact.base, following.base))
 
     def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
         assert fact.trailer is not None
@@ -230,7 +239,7 @@ class _Planner:
             self.end = manifest.cut
             self.durable = min(self.durable, self.end)
             self.note(Label.SUPERSEDED, fact.path)
-            self.seal.append((fact, self.end))
+            self.seal.append((fact.base, self.end))
             return
         if rest.durable > scan.position:
             after = rest.later[1] if rest.later else None
@@ -260,7 +269,7 @@ class _Planner:
 
     def _check_end(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
         """Hold the end against what the manifest knows to have been durable."""
-        if self._has_damage():
+        if self._damage():
             return
         newest_base = live[-1].base if live else None
         expected = manifest.tail_base

@@ -6,14 +6,16 @@ What a reader shows is bounded by the end that was published before it read the 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 from . import format as fmt
+from .arguments import whole_nanoseconds
 from .codec import INCOMPLETE, Record, RecordIterator
 from .compression import decompress
-from .errors import DamageError, PositionError, RewoundError, StorageError, UsageError
+from .errors import DamageError, PositionError, RewoundError, StorageError
 from .files import no_such_file
 from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_error
 
@@ -97,9 +99,8 @@ class Reader:
     def close(self) -> None:
         """Release the file; idempotent. Further steps end the iteration."""
         self._stopped = True
-        segment, self._segment = self._segment, None
-        if segment is not None:
-            segment.close()
+        self._iterator.load(b"", 0, 0, self.position, 0, 0, 0, 0)
+        self._leave_segment()
 
     def __del__(self) -> None:
         segment = getattr(self, "_segment", None)
@@ -136,14 +137,7 @@ class Reader:
             return
         self._rewinds = now
         if position > now[1] or now[0] - before[0] > 1:
-            error = RewoundError(
-                "truncate_after removed records that this reader had passed",
-                position=position,
-                hint="Start a new reader at or before the new end",
-            )
-            error.end = now[1]
-            error.oldest = self._source.first()
-            raise error
+            raise _rewound_error(self._source, position)
         self._leave_segment()
 
     def _wait(self, position: int) -> bool:
@@ -254,8 +248,20 @@ class Reader:
         return error
 
 
+def _rewound_error(source: Source, position: int) -> RewoundError:
+    error = RewoundError(
+        "truncate_after removed records that this reader had passed",
+        position=position,
+        hint="Start a new reader at or before the new end",
+    )
+    error.end = source.rewinds()[1]
+    error.oldest = source.first()
+    return error
+
+
 def read_one(source: Source, kept: Segments, position: int) -> Record:
     """The record at `position`: one signpost look-up and one or two reads."""
+    rewinds = source.rewinds()
     end, first = source.end(False), source.first()
     if position < first:
         raise pruned_error(position, first)
@@ -276,6 +282,8 @@ def read_one(source: Source, kept: Segments, position: int) -> Record:
             raise
         for record in _frames_from(segment, position, position + 1):
             return record
+    if source.rewinds() != rewinds:  # it was there when we looked where; now another one is
+        return read_one(source, kept, position)
     raise DamageError("the record cannot be read", path=segment.file.path, position=position)
 
 
@@ -312,9 +320,7 @@ def _frames_from(segment: OpenSegment, position: int, end: int) -> Iterator[Reco
 
 def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Iterator[Record]:
     """Records from `start` - 1 down to `stop`, one index step in memory at a time."""
-    if stop < source.first():
-        raise pruned_error(stop, source.first())
-    upper = start
+    rewinds, upper = source.rewinds(), start
     while upper > stop:
         base = source.view().containing(upper - 1)
         if base is None or upper - 1 < source.first():
@@ -324,6 +330,9 @@ def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Ite
             _, lower = segment.locate(upper - 1, upper)
             lower = max(lower, stop)
             block = list(_frames_from(segment, lower, upper))
+        before, rewinds = rewinds, source.rewinds()
+        if rewinds != before and (rewinds[1] < upper or rewinds[0] - before[0] > 1):
+            raise _rewound_error(source, upper)
         if len(block) != upper - lower:
             raise DamageError(
                 "records cannot be read", path=segment.file.path, position=lower + len(block)
@@ -334,8 +343,9 @@ def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Ite
 
 def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
     """Position of the first record whose timestamp is at or after `time_ns`, or the end."""
-    end = source.end(False)
-    bases = source.view().bases
+    first, end = source.first(), source.end(False)
+    # What lies before the first segment is being removed, or is gone already.
+    bases = [base for base in source.view().bases if base >= first]
     for number, base in enumerate(bases):
         limit = bases[number + 1] if number + 1 < len(bases) else end
         with kept.using:
@@ -347,7 +357,7 @@ def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
                 if entry.newest_before_ns >= time_ns:
                     break
                 start = entry.position
-            for record in _frames_from(segment, max(start, source.first()), limit):
+            for record in _frames_from(segment, start, limit):
                 if (record.timestamp_ns or 0) >= time_ns:
                     assert record.position is not None
                     return record.position
@@ -355,8 +365,9 @@ def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
 
 
 def time_in_ns(moment: Any) -> int:
-    """Seconds since 1970 or a datetime, in nanoseconds."""
+    """The least timestamp in nanoseconds that, in seconds, is not before `moment` (seconds since
+    1970 or a datetime): so a record is found by its own `timestamp`, rounded as it is."""
     seconds = moment.timestamp() if hasattr(moment, "timestamp") else moment
-    if not isinstance(seconds, int | float):
-        raise UsageError(f"a time must be seconds since 1970 or a datetime, not {moment!r}")
-    return round(seconds * 1e9)
+    about = whole_nanoseconds(seconds, "a time (or a datetime)")
+    near = range(about - 2048, about + 2048)
+    return near[bisect_left(near, seconds, key=lambda exact: exact / 1e9, hi=len(near) - 1)]

@@ -51,27 +51,24 @@ def steady_plan(directory: Directory, progress: Progress | None = None) -> tuple
 def apply(directory: Directory, decided: Plan) -> None:
     """Carry the plan out. May be interrupted anywhere and repeated; needs no free space.
 
-    Nothing is shown to anybody before the end of the log is as durable as its beginning.
+    Nothing is shown to anybody before the end of the log is as durable as its beginning, and
+    nothing is decided on the strength of names or of a manifest that a power cut can take back.
     """
+    has_manifest = fmt.MANIFEST_NAME in directory.names()
+    directory.sync()  # the manifest must not speak of a name that is not durable
+    if has_manifest:
+        manifests.settle(directory)
     _rewrite_tail(directory, decided)
     if decided.manifest is not None:
-        _store_manifest(directory, decided.manifest)
+        (manifests.store if has_manifest else manifests.create)(directory, decided.manifest)
     for fact in decided.aside:
         name = os.path.basename(fact.path)
         epoch = fact.header.epoch if fact.header is not None else 0
         directory.rename(name, f"{name}.{epoch}{fmt.ASIDE_SUFFIX}")
     for name in decided.remove:
         directory.remove(name)
-    directory.sync()
-    for fact, end in decided.seal:
-        _seal_if_possible(directory, fact, end)
-
-
-def _store_manifest(directory: Directory, manifest: fmt.Manifest) -> None:
-    if fmt.MANIFEST_NAME in directory.names():
-        manifests.store(directory, manifest)
-    else:
-        manifests.create(directory, manifest)
+    if decided.aside or decided.remove:
+        directory.sync()
 
 
 def _rewrite_tail(directory: Directory, decided: Plan) -> None:
@@ -82,7 +79,7 @@ def _rewrite_tail(directory: Directory, decided: Plan) -> None:
     Failures?").
     """
     last = decided.last
-    if last is None or last.scan is None:
+    if last is None or last.scan is None or decided.durable >= decided.end:
         return
     start = _undurable_offset(last, decided.durable)
     with segments.open_segment(directory, last.base, WRITE) as file:
@@ -106,18 +103,6 @@ def _undurable_offset(last: SegmentFacts, durable: int) -> int:
         if entry.position <= durable:
             start = entry.offset
     return start
-
-
-def _seal_if_possible(directory: Directory, fact: SegmentFacts, end: int) -> None:
-    """A footer saves the next opening a scan; a full disk must not keep this one from working."""
-    assert fact.header is not None
-    found = fact.scan
-    if found is None:
-        return
-    try:
-        segments.seal(directory, fact.header, found, end)
-    except StorageError:
-        return
 
 
 # --- Errors and the report ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class SegmentFacts:
     header_problem: str = ""
     newer: bool = False
     trailer: fmt.Trailer | None = None
-    scan: SegmentScan | None = None  # of a segment without a good footer
+    scan: SegmentScan | None = None  # of a segment without a footer, unless it is known to be full
     rest: segments.Rest | None = None  # what lies behind the scan's end
 
 
@@ -57,8 +57,8 @@ def survey(directory: Directory, progress: Progress | None = None) -> Survey:
     facts = []
     scanned = 0
     for number, (base, _) in enumerate(found):
-        is_last = number == len(found) - 1
-        fact, cost = _survey_segment(directory, base, manifest, is_last, progress)
+        following = found[number + 1][0] if number + 1 < len(found) else None
+        fact, cost = _survey_segment(directory, base, following, manifest, progress)
         facts.append(fact)
         scanned += cost
     return Survey(
@@ -74,8 +74,8 @@ def survey(directory: Directory, progress: Progress | None = None) -> Survey:
 def _survey_segment(
     directory: Directory,
     base: int,
+    following: int | None,
     manifest: fmt.Manifest | None,
-    is_last: bool,
     progress: Progress | None,
 ) -> tuple[SegmentFacts, int]:
     with segments.open_segment(directory, base) as file:
@@ -96,7 +96,9 @@ def _survey_segment(
             trailer = None
         if trailer is not None:
             return SegmentFacts(base, file.path, size, header, trailer=trailer), 0
-        if is_last and _is_clean(manifest, header, size):
+        if _is_full(following, manifest):
+            return SegmentFacts(base, file.path, size, header), 0
+        if following is None and _is_clean(manifest, header, size):
             assert manifest is not None
             return SegmentFacts(base, file.path, size, header, **_vouched_facts(manifest)), 0
         scan = segments.scan_frames(file, header, size, progress=progress)
@@ -104,6 +106,17 @@ def _survey_segment(
     return (
         SegmentFacts(base, file.path, size, header, scan=scan, rest=rest),
         scan.offset - header.frames_start,
+    )
+
+
+def _is_full(following: int | None, manifest: fmt.Manifest | None) -> bool:
+    """Whether the manifest vouches that this segment reaches to the next one: a roll had made all
+    of it durable. Then a missing footer is no reason to scan now, however many there are."""
+    return (
+        following is not None
+        and manifest is not None
+        and manifest.cut == fmt.NO_CUT
+        and following <= manifest.tail_base
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from . import format as fmt
 from .errors import DiskFullError, PositionError
 from .view import View
-from .writer import Writer
+from .writer import Writer, tell_readers
 
 
 def truncate_before(writer: Writer, position: int) -> int:
@@ -79,14 +79,6 @@ def truncate_after(writer: Writer, end: int) -> None:
     )
     writer.control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)
     writer.dead_on_error(writer.store_manifest, cut)
-    _tell_readers(writer, end)
+    tell_readers(writer.control, end)
     writer.derive_from_files()
     _leave_tail(writer)
-
-
-def _tell_readers(writer: Writer, end: int) -> None:
-    store, load = writer.control.store, writer.control.load
-    store(fmt.WORD_REWIND_CUT, end)
-    store(fmt.WORD_REWINDS, load(fmt.WORD_REWINDS) + 1)
-    store(fmt.WORD_END, end)
-    store(fmt.WORD_DURABLE, min(load(fmt.WORD_DURABLE), end))

@@ -11,13 +11,23 @@ from typing import Any
 
 from . import format as fmt
 from . import retention
+from .arguments import check_position, check_seconds
 from .batch import Batch
 from .codec import Record, Tail, backend
 from .engine import Engine, QuietEngine, directory_of
-from .errors import ClosedError, ForkedError, PositionError, ReadOnlyError, UsageError
+from .errors import (
+    ClosedError,
+    ForkedError,
+    PositionError,
+    ReadOnlyError,
+    StorageError,
+    UsageError,
+)
+from .files import no_such_file
 from .options import WalConfig
 from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
 from .recovery import RecoveryReport
+from .source import pruned_error
 
 
 class Wal:
@@ -55,6 +65,8 @@ class Wal:
         Raises UsageError, LogNotFoundError (create=False), LockedError, StorageError, DamageError,
         VersionError.
         """
+        if config is not None and not isinstance(config, WalConfig):
+            raise UsageError(f"config must be a WalConfig, not {config!r:.60}")
         return cls(path, (config or WalConfig()).replace(**options))
 
     def _start(self) -> None:
@@ -185,6 +197,8 @@ class Wal:
         for a batch over `batch_bytes_max`.
         """
         engine = self._live()
+        if not isinstance(records, Iterable):
+            raise UsageError(f"a batch must be iterable, not {type(records).__name__}")
         items = tuple(records)
         as_is = not (compression or self._config.compression) and set(map(type, items)) == {Record}
         batch: Any = items
@@ -213,7 +227,7 @@ class Wal:
 
         Nothing is appended if the block raises. Afterwards `positions` is the range they got.
         """
-        return Batch(self.append_batch, durable)
+        return Batch(self.append_batch, self._live().writer.intake.with_ttl, durable)
 
     # --- Durability -------------------------------------------------------------------------------
 
@@ -240,7 +254,9 @@ class Wal:
         PositionError for a position not yet appended; WaitTimeoutError after `timeout` seconds;
         FailedError if a write or fsync failed.
         """
-        engine = self._live()
+        engine, position = self._live(), check_position(position)
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
         if position >= engine.control.load(fmt.WORD_END):
             raise PositionError("no record has this position yet", position=position)
         engine.commit.wait(position, timeout)
@@ -284,6 +300,9 @@ class Wal:
         PositionError beyond the end, DamageError at damaged bytes, StorageError.
         """
         engine = self._any()
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
+        stop = None if stop is None else check_position(stop)
         start = self._start_position(engine, position, time)
         return Reader(
             engine.source,
@@ -302,8 +321,7 @@ class Wal:
             return position_at_time(engine.source, engine.kept, time_in_ns(time))
         if position is None:
             return engine.source.first()
-        if not isinstance(position, int) or position < 0:
-            raise UsageError(f"a position is a number from 0 on, not {position!r}")
+        position = check_position(position)
         if position > (end := engine.source.end(False)):
             raise PositionError(
                 "the log has not reached this position", position=position, hint=f"It ends at {end}"
@@ -315,11 +333,14 @@ class Wal:
 
         Memory stays flat. Errors as `read_from`.
         """
-        engine = self._any()
+        engine, stop = self._any(), check_position(stop)
         start = self._start_position(engine, position, None)
+        first = engine.source.first()
         if position is None:
             start = engine.source.end(False)
-        return read_backwards(engine.source, engine.kept, start, max(stop, engine.source.first()))
+        if start < first:
+            raise pruned_error(start, first)
+        return read_backwards(engine.source, engine.kept, start, max(stop, first))
 
     def read(self, position: int) -> Record:
         """The record at `position`; an index look-up and one or two reads of the file.
@@ -327,7 +348,7 @@ class Wal:
         PrunedError if it was truncated, PositionError if it is not there yet, DamageError.
         """
         engine = self._any()
-        return read_one(engine.source, engine.kept, position)
+        return read_one(engine.source, engine.kept, check_position(position))
 
     # --- Truncation -------------------------------------------------------------------------------
 
@@ -337,7 +358,7 @@ class Wal:
 
         Durable at return. Readers that were further back get PrunedError.
         """
-        return self._live().truncate_before(position)
+        return self._live().truncate_before(check_position(position))
 
     def truncate_after(self, position: int) -> None:
         """Remove every record from `position` on (a Raft conflict), so that `position` is the end.
@@ -346,7 +367,7 @@ class Wal:
         positions, and only these, will be given again; readers that had passed `position` get
         RewoundError.
         """
-        self._live().truncate_after(position)
+        self._live().truncate_after(check_position(position))
 
     def apply_retention(self) -> int:
         """Remove what the configured retention no longer wants; the first position.
@@ -357,10 +378,7 @@ class Wal:
 
     def pin(self, name: str, position: int) -> None:
         """Keep records from `position` on, whoever truncates: a durable, named low-water mark."""
-        engine = self._live()
-        if position < engine.source.first():
-            raise PositionError("the position was truncated already", position=position)
-        engine.change_pin(retention.check_pin_name(name), position)
+        self._live().change_pin(retention.check_pin_name(name), check_position(position))
 
     def unpin(self, name: str) -> None:
         """Remove a pin; nothing happens if there is none of that name."""
@@ -487,15 +505,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
+    text = path if isinstance(path, str) else getattr(path, "__fspath__", lambda: None)()
     if not isinstance(text, str):
         raise UsageError(f"the path must be a text or a path object, not {type(path).__name__}")
+    if not text or "\0" in text:
+        raise UsageError(f"this is no path: {text!r}", hint="The log's directory must have a name")
     return os.path.abspath(text)
 
 
 def _bytes_on_disk(engine: Engine | QuietEngine, bases: tuple[int, ...]) -> int:
     total = 0
     for base in bases:
-        with engine.directory.open(fmt.segment_name(base)) as file:
-            total += file.size()
+        try:
+            with engine.directory.open(fmt.segment_name(base)) as file:
+                total += file.size()
+        except StorageError as error:
+            if not no_such_file(error):  # truncation was faster
+                raise
     return total

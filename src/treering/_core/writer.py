@@ -11,7 +11,7 @@ Refuses to know readers, policies and handles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import format as fmt
@@ -181,7 +181,15 @@ class Writer:
             raise recovery.not_found(self.directory.path)
         recovery.refuse(decided)
         recovery.apply(self.directory, decided)
+        if decided.end < self.control.load(fmt.WORD_END):
+            tell_readers(self.control, decided.end)  # whoever cut died before it could
         publish(self.control, decided)
+        self.seal_later(decided.seal)
+
+    def seal_later(self, segments_without: Iterable[tuple[int, int]]) -> None:
+        """Have the footers written that recovery found missing; they only save time."""
+        for base, end in segments_without:
+            self.chores.seal(base, end)
 
     def dead_on_error(self, action: Callable[..., None], *args: Any) -> None:
         """Run a step after whose failure nobody knows what is durable. A full disk is not that:
@@ -336,6 +344,16 @@ def publish(control: Control, decided: recovery.Plan) -> None:
     store(fmt.WORD_NEWEST, max(decided.newest_ns, control.load(fmt.WORD_NEWEST)))
     store(fmt.WORD_CHANGES, control.load(fmt.WORD_CHANGES) + 1)
     store(fmt.WORD_DIRTY, 0)
+
+
+def tell_readers(control: Control, end: int) -> None:
+    """The log was cut at `end`; under the append lock. The end moves last: if it has not, the next
+    one tells the readers again."""
+    store, load = control.store, control.load
+    store(fmt.WORD_REWIND_CUT, end)
+    store(fmt.WORD_REWINDS, load(fmt.WORD_REWINDS) + 1)
+    store(fmt.WORD_END, end)
+    store(fmt.WORD_DURABLE, min(load(fmt.WORD_DURABLE), end))
 
 
 def trusts_mapping(directory: Directory, config: WalConfig) -> bool:
