@@ -57,6 +57,10 @@ class Log:
         """The names of the segments, oldest first."""
         return [name for name in self.names() if name.endswith(".seg")]
 
+    def segment_of(self, position):
+        """The name of the segment in which a position lies."""
+        return max(name for name in self.segments() if int(name[:20]) <= position)
+
     def get(self, name):
         """All bytes of a file of the log."""
         if self.files is not None:

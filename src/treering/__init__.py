@@ -36,9 +36,12 @@ from ._core.errors import (
     WaitTimeoutError,
 )
 from ._core.intake import LargeRecordWarning
+from ._core.labels import Label
 from ._core.options import FsyncPolicy, WalConfig
 from ._core.reader import Reader
 from ._core.recovery import Cut, Finding, RecoveryReport
+from ._core.repair import RepairReport, repair
+from ._core.verify import VerifyReport, verify
 from ._core.wal import Wal
 
 __version__ = "0.1.0"
@@ -58,6 +61,7 @@ __all__ = [
     "Finding",
     "ForkedError",
     "FsyncPolicy",
+    "Label",
     "LargeRecordWarning",
     "LockedError",
     "LogNotFoundError",
@@ -70,14 +74,18 @@ __all__ = [
     "Record",
     "RecoveryReport",
     "ReentrantError",
+    "RepairReport",
     "RewoundError",
     "StorageError",
     "TooLargeError",
     "TreeringError",
     "UsageError",
+    "VerifyReport",
     "VersionError",
     "WaitTimeoutError",
     "Wal",
     "WalConfig",
     "backend",
+    "repair",
+    "verify",
 ]

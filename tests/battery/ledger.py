@@ -151,8 +151,8 @@ class Ledger:
             self.entries += [Entry(each, group) for each in fields]
             self._most = len(self.entries)
 
-    def appended(self, times: Sequence[int], *, durable: bool) -> None:
-        """The batch in flight is in the log; its records have these timestamps."""
+    def appended(self, times: Sequence[int | None], *, durable: bool) -> None:
+        """The batch in flight is in the log; its records have these timestamps (None: any)."""
         with self._lock:
             start = len(self.entries) - len(times)
             for entry, time_ns in zip(self.entries[start:], times, strict=True):
@@ -177,6 +177,22 @@ class Ledger:
         """truncate_after(end) is about to be called."""
         with self._lock:
             self._ends = frozenset({end} if end < len(self.entries) else ())
+
+    def cut_pending(self) -> bool:
+        """Whether a cut failed, and may have happened or may yet."""
+        return bool(self._ends)
+
+    def resolve(self, end: int) -> None:
+        """The log ends here: if that is where a failed cut was to be, it has happened."""
+        if end in self._ends:
+            self.cut(end)
+
+    def landed(self, position: int, count: int) -> None:
+        """The batch in flight got this position: a failed cut may have come to its end before."""
+        if position in self._ends:
+            appended = self.entries[-count:]
+            self.cut(position)
+            self.appending([entry.fields for entry in appended])
 
     def cut(self, end: int) -> None:
         """It returned."""

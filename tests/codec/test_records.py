@@ -12,6 +12,14 @@ from tests.codec._twins import Told, native, outcome, pure, same
 from treering import TooLargeError, UsageError
 from treering._core import format as fmt
 
+
+class Seven:
+    """A whole number that is no int, as numpy has them."""
+
+    def __index__(self):
+        return 7
+
+
 RIGHT = {
     "nothing": {"key": b"", "value": b""},
     "bytearray": {"key": bytearray(b"k"), "value": bytearray(b"v")},
@@ -25,8 +33,8 @@ RIGHT = {
     "no headers": {"key": b"k", "headers": {}},
     "headers": {"key": b"k", "headers": {"": b"", "ä": b"\xff", "x" * 300: bytearray(b"y")}},
     "greatest stream": {"key": b"k", "stream": fmt.STREAM_MAX},
-    "stream as truth": {"key": b"k", "stream": True},
-    "time as truth": {"key": b"k", "timestamp_ns": True},
+    "any whole numbers": {"key": b"k", "stream": Seven(), "timestamp_ns": Seven()},
+    "any whole position": {"key": b"k", "position": Seven()},
     "tombstone with value": {"key": b"k", "value": b"v", "tombstone": True},
     "tombstone by truth": {"key": b"k", "tombstone": "yes"},
     "position": {"key": b"k", "position": 0},
@@ -64,13 +72,19 @@ WRONG = {
     "stream is text": {"key": b"k", "stream": "orders"},
     "stream is a float": {"key": b"k", "stream": 1.0},
     "stream is None": {"key": b"k", "stream": None},
+    "stream as truth": {"key": b"k", "stream": True},
+    "time as truth": {"key": b"k", "timestamp_ns": True},
+    "position as truth": {"key": b"k", "position": True},
     "position negative": {"key": b"k", "position": -1},
     "position very negative": {"key": b"k", "position": -(2**80)},
     "position too large": {"key": b"k", "position": fmt.POSITION_MAX + 1},
     "position far too large": {"key": b"k", "position": 2**80},
     "position is text": {"key": b"k", "position": "7"},
     "position is a float": {"key": b"k", "position": 7.0},
-    "several": {"key": "k", "value": None, "stream": -1, "timestamp": -1},
+    "all but the key": {"key": b"k", "value": 1, "stream": -1, "timestamp": -1, "position": -1},
+    "all but key and value": {"key": b"k", "stream": -1, "timestamp": -1, "position": -1},
+    "stream, position and size": {"key": b"k" * 70_000, "stream": -1, "position": -1},
+    "position and size": {"key": b"k" * 70_000, "position": -1},
 }
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -27,6 +28,9 @@ SEGMENT_BYTES = 4096
 # Longer than this, an append was not let in by the kernel but by somebody's patience.
 PROMPT_SECONDS = 5.0
 VICTIMS = 3
+NEVER = 1 << 60
+# The shared numbers: whether the call returned, and how many steps it had.
+DONE, STEPS = 0, 1
 
 
 # --- In the process that dies ---------------------------------------------------------------------
@@ -65,16 +69,14 @@ def die(log, words, writer, step, call, policy="os", **options):
     """Open the log, then die at a step of the call."""
     counters = Words(words)
     options.update(fsync_policy=FsyncPolicy.parse(policy), segment_bytes_max=SEGMENT_BYTES)
-    if call == "open":
-        stop = kill_at(step)
-        Wal.open(log, **options)
-        os._exit(stop() < step)
-    wal = Wal.open(log, **options)
-    counters[2 * writer] = 1
+    wal = None if call == "opening" else Wal.open(log, **options)
     stop = kill_at(step)
-    CALLS[call](wal, writer)
-    counters[2 * writer + 1] = 1
-    stop()
+    if wal is None:
+        wal = Wal.open(log, **options)
+    else:
+        CALLS[call](wal, writer)
+    counters[DONE] = 1
+    counters[STEPS] = stop()
     os._exit(0)
 
 
@@ -126,6 +128,10 @@ def close(wal, writer):
     wal.close()
 
 
+def opening(wal, writer):
+    """Nothing: it is the opening itself that is interrupted."""
+
+
 CALLS = {
     call.__name__: call
     for call in (
@@ -140,6 +146,7 @@ CALLS = {
         truncate_after_at_base,
         pin,
         close,
+        opening,
     )
 }
 # What each call may have appended when it was interrupted: nothing, or all of this.
@@ -162,7 +169,7 @@ class Bystander:
 
     def __init__(self, folder: Path, nursery: Nursery, call: str, *, survives=True, **options):
         self.log = str(folder / "log")
-        self.words = Words(folder / f"words-{call}-{survives}", 1 << 16)
+        self.words = Words(folder / "words", 2)
         self.nursery = nursery
         self.call = call
         self.survives = survives
@@ -170,7 +177,9 @@ class Bystander:
         self.first = 0
         self.expected: list[tuple[bytes, bytes]] = []
         self.own = 0
+        self.writer = 0
         self.deaths = 0
+        self._steps = 0
         self.wal = self._open()
         self._prepare()
 
@@ -179,13 +188,14 @@ class Bystander:
             self.log, fsync_policy=FsyncPolicy.OS, segment_bytes_max=SEGMENT_BYTES, **self.options
         )
         assert wal.recovery.damage == ()
-        self.reader = wal.read_from(len(self.expected), follow=True, timeout=0)
+        end = min(len(self.expected), wal.current_position())  # a dead one may have cut
+        self.reader = wal.read_from(end, follow=True, timeout=0)
         return wal
 
     def kill_at(self, step: int) -> bool:
         """Let a process die at that step; False if the call has no such step."""
-        self.writer = step % 30_000
-        self.words[2 * self.writer + 1] = 0
+        self.writer += 1
+        self.words[DONE] = 0
         if not self.survives:
             self.wal.close()
         worker = self.nursery.start(
@@ -206,8 +216,17 @@ class Bystander:
         self._prepare()
         return died
 
+    def steps(self) -> int:
+        """How many steps the call has, just now."""
+        if not self._steps:
+            assert not self.kill_at(NEVER)
+            self._steps = self.words[STEPS]
+        return self._steps
+
     def _prepare(self) -> None:
-        """Records for the next one to truncate."""
+        """Records for the next one to truncate, and not too many segments."""
+        if len(self.expected) - self.first > 30:
+            self.first = self.wal.truncate_before(len(self.expected) - 1)
         for _ in range(VICTIMS if "truncate" in self.call else 1):
             record, position = self._put()
             assert position == len(self.expected)
@@ -224,7 +243,7 @@ class Bystander:
 
     def _look(self, died: bool) -> None:
         """The call was done or not; the log goes on, and every reader knows what happened."""
-        done = not died or self.words[2 * self.writer + 1] == 1
+        done = self.words[DONE] == 1
         before = len(self.expected)
         record, end = self._put()
         if self.call in APPENDED:
@@ -268,14 +287,22 @@ class Bystander:
         """Leave; the log tells the next one the same."""
         self.wal.close()
         with Wal.open(self.log, read_only=True) as wal:
+            first = wal.first_position  # what a dead one had begun to remove may be gone now
             found = [(record.key, record.value) for record in wal.read_from()]
-        assert found == self.expected[self.first :]
+        assert first >= self.first
+        assert found == self.expected[first:]
 
 
-def kill_at_every(bystander: Bystander, stride: int, offset: int = 1) -> int:
-    """Every `stride`-th step of the call; how many died."""
-    step = offset
+def kill_at_random(bystander: Bystander, rng: Random, count: int) -> None:
+    """At `count` of the call's steps."""
+    for _ in range(count):
+        bystander.kill_at(rng.randint(1, bystander.steps()))
+    bystander.close()
+
+
+def kill_at_every(bystander: Bystander, stride: int = 1) -> None:
+    """At every `stride`-th step of the call."""
+    step = 1
     while bystander.kill_at(step):
         step += stride
     bystander.close()
-    return bystander.deaths

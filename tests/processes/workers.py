@@ -19,8 +19,9 @@ from random import Random
 
 import treering
 from tests.processes.records import Witness, Words, hammer, make, make_batch
-from tests.processes.steps import die  # noqa: F401
+from tests.processes.steps import die  # noqa: F401 - a task
 from treering import FsyncPolicy, Wal
+from treering._core import format as fmt
 
 _mail: socket.socket | None = None
 
@@ -96,6 +97,33 @@ def _complain_if_it_raises(action):
             os._exit(1)
 
     return run
+
+
+def seal_late(log, gun):
+    """Fill the first segment, but write its footer only when the gun has fired."""
+    wal = opened(log, segment_bytes_max=8192)
+    chores = wal._engine.writer.chores
+    chores._wake = lambda: None
+    while wal._engine.control.load(fmt.WORD_TAIL_BASE) == 0:
+        wal.put(*make(0, wal.current_position()))
+    say("rolled", end=wal.current_position())
+    _wait_for_gun(gun)
+    chores._do_due()
+    wal.close()
+
+
+def begin_again(log, count, gun):
+    """Cut everything away and append as much as there was; and more when the gun has fired."""
+    wal = opened(log, policy="os", segment_bytes_max=64 << 10)
+    wal.truncate_after(0)
+    for sequence in range(count):
+        wal.put(*make(1, sequence))
+    say("overtaken")
+    _wait_for_gun(gun)
+    for sequence in range(count, 2 * count):
+        wal.put(*make(1, sequence))
+    Witness().see_all(wal)
+    wal.close()
 
 
 # --- Reading --------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EBUSY, ETIMEDOUT
+from libc.errno cimport EAGAIN, EBUSY, ETIMEDOUT
+from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -54,7 +55,10 @@ cdef extern from "_shared.h" nogil:
     int treering_mutex_try(void *mutex)
     int treering_mutex_lock(void *mutex, double seconds)
     int treering_mutex_unlock(void *mutex)
-    int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+    uint32_t TREERING_FOLLOWERS
+    int treering_futex_wait_bits(uint64_t *word, uint64_t seen, uint32_t bits, double seconds)
+    void treering_futex_wake_bits(uint64_t *word, uint32_t bits, int count)
+    void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
     void treering_futex_wake(uint64_t *word)
     void treering_populate(void *start, size_t length)
     uint64_t treering_now_ns()
@@ -96,11 +100,13 @@ cdef enum:
     WORD_DURABLE = 32
     WORD_FAILED = 33
     WORD_SYNCS = 34
+    WORD_SYNC_END = 35
     WORD_APPEND_WAITERS = 40
     WORD_SYNC_WAITERS = 41
     APPEND_MUTEX_OFFSET = 512
     SYNC_MUTEX_OFFSET = 640
     CONTROL_BYTES = 4096
+    CHAINS = 2
 
 cdef uint64_t TIME_NS_MAX = 0x7FFFFFFFFFFFFFFF
 
@@ -117,7 +123,8 @@ CONSTANTS = {
     "WORD_DIRTY": WORD_DIRTY, "WORD_DIRTY_POSITION": WORD_DIRTY_POSITION,
     "WORD_DIRTY_OFFSET": WORD_DIRTY_OFFSET, "WORD_NEWEST": WORD_NEWEST,
     "WORD_DURABLE": WORD_DURABLE, "WORD_FAILED": WORD_FAILED,
-    "WORD_SYNCS": WORD_SYNCS, "WORD_SYNC_WAITERS": WORD_SYNC_WAITERS,
+    "WORD_SYNCS": WORD_SYNCS, "WORD_SYNC_END": WORD_SYNC_END,
+    "WORD_SYNC_WAITERS": WORD_SYNC_WAITERS,
     "WORD_APPEND_WAITERS": WORD_APPEND_WAITERS, "APPEND_MUTEX_OFFSET": APPEND_MUTEX_OFFSET,
     "SYNC_MUTEX_OFFSET": SYNC_MUTEX_OFFSET, "CONTROL_BYTES": CONTROL_BYTES,
 }
@@ -866,11 +873,11 @@ cdef class SharedPage:
         sync mutex and has to sync itself, False when the words have to be looked at again."""
         cdef uint64_t *words = self._word(0)
         cdef int code
-        if not treering_wanting(words, position):
+        if not wanting(words, position):
             return False
         self._inside += 1
         with nogil:
-            code = treering_join(words, position, timeout, &self._closed)
+            code = join(words, position, timeout, &self._closed)
         self._leave()
         if code != 0:
             return False
@@ -904,18 +911,26 @@ cdef class SharedPage:
             time.sleep(min(pause, max(until - time.monotonic(), 0)))
             pause = min(pause * 1.5, 0.01)
 
-    def bump(self, size_t word, size_t flag):
-        """Add one to the word and wake everybody who sleeps on it."""
-        cdef uint64_t *address = self._word(word)
+    def end_sync(self):
+        """Count a sync that is over and wake whom it concerns; all when the log is dead."""
+        cdef uint64_t *syncs = self._word(WORD_SYNCS)
+        cdef uint64_t *flag = self._words + WORD_SYNC_WAITERS
         # Cleared before the word moves, looked at after: whoever sets it between the two sleeps on
         # the old value, and whoever sets it later is left for the next one to wake.
-        cdef bint asleep = treering_load(self._words + flag) != 0
+        cdef bint asleep = treering_load(flag) != 0
         if asleep:
-            treering_store_strong(self._words + flag, 0)
-        treering_add_one(address)
+            treering_store_strong(flag, 0)
+        treering_add_one(syncs)
         treering_fence()
-        if asleep or treering_load(self._words + flag):
-            treering_futex_wake(address)
+        if not asleep and not treering_load(flag):
+            return
+        if treering_load(self._words + WORD_FAILED):
+            treering_futex_wake(syncs)
+            return
+        # Those it made durable, one by one (see join); one to lead the next sync; all followers.
+        treering_futex_wake_bits(syncs, turn(treering_load(syncs)), CHAINS)
+        treering_futex_wake_bits(syncs, turn(treering_load(syncs) + 1), 1)
+        treering_futex_wake_bits(syncs, TREERING_FOLLOWERS, INT_MAX)
 
     def wake(self, size_t word, size_t flag):
         """Wake everybody who sleeps on the word."""
@@ -926,7 +941,7 @@ cdef class SharedPage:
             treering_futex_wake(address)
 
 
-cdef inline bint treering_wanting(const uint64_t *words, uint64_t position) noexcept nogil:
+cdef inline bint wanting(const uint64_t *words, uint64_t position) noexcept nogil:
     """Whether the record at `position` is there, not yet durable, and may still become so."""
     return (
         treering_load(words + WORD_DURABLE) <= position < treering_load(words + WORD_END)
@@ -934,26 +949,47 @@ cdef inline bint treering_wanting(const uint64_t *words, uint64_t position) noex
     )
 
 
-cdef int treering_join(
+cdef inline uint32_t turn(uint64_t sync) noexcept nogil:
+    """The futex bit of those who wait for that sync to be over."""
+    return <uint32_t>1 << (sync % 31)
+
+
+cdef int join(
     uint64_t *words, uint64_t position, double timeout, const bint *closed
 ) noexcept nogil:
-    """0: the sync mutex is ours."""
+    """0: the sync mutex is ours. See SharedPage.join_sync.
+
+    Woken all at once, threads would queue up for the interpreter lock, two switches for each. So
+    whoever is woken wakes the next one that waits for the same sync and then goes on.
+    """
     cdef void *mutex = <uint8_t *>words + SYNC_MUTEX_OFFSET
-    cdef uint64_t seen
+    cdef uint64_t seen, sync = 0
     cdef int code = 0
+    cdef bint woken = False
     while code == 0 and not closed[0]:
         seen = treering_load(words + WORD_SYNCS)
         treering_store_strong(words + WORD_SYNC_WAITERS, 1)
         treering_fence()
-        if not treering_wanting(words, position):
-            return -1
+        if not wanting(words, position):
+            break
+        if woken and seen >= sync:
+            treering_futex_wake_bits(words + WORD_SYNCS, turn(sync), 1)
+        woken = False
         # Only now: whoever had the mutex until here moves WORD_SYNCS after giving it back.
         code = treering_mutex_try(mutex)
         if code == 0 or code == EOWNERDEAD:
+            # Until the leader says where its sync ends, newcomers may hope to be part of it.
+            treering_store(words + WORD_SYNC_END, <uint64_t>-1)
             return 0
         if code != EBUSY:
             return code
-        code = treering_futex_wait(words + WORD_SYNCS, seen, timeout)
+        sync = seen + (1 if position < treering_load(words + WORD_SYNC_END) else 2)
+        code = treering_futex_wait_bits(words + WORD_SYNCS, seen, turn(sync), timeout)
+        woken = code == 0
+        if code == EAGAIN:
+            code = 0
+    if woken:
+        treering_futex_wake_bits(words + WORD_SYNCS, turn(sync), 1)
     return -1
 
 
@@ -1001,7 +1037,7 @@ cdef class Tail:
 
     def __init__(
         self, SharedPage page, run_locked, slow, make, chore, arm, wait,
-        int64_t plain_bytes_max, clock,
+        int64_t plain_bytes_max, clock, try_locked=None,
     ):
         self._page = page
         self._slow = slow
@@ -1068,7 +1104,7 @@ cdef class Tail:
             and PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX
             and PyBytes_GET_SIZE(value) <= self._plain_bytes_max
         ):
-            position = self._plain(<bytes>key, <bytes>value, 0)
+            position = self._plain(<bytes>key, <bytes>value, 0, True)
         if position < 0:
             record = self._make(key, value, False, ttl, expires_at, headers, compression, stream)
             return self._slow((record,), durable)
@@ -1087,7 +1123,7 @@ cdef class Tail:
             and type(key) is bytes and PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX
             and self._plain_bytes_max >= 0
         ):
-            position = self._plain(<bytes>key, b"", TOMBSTONE)
+            position = self._plain(<bytes>key, b"", TOMBSTONE, True)
         if position < 0:
             record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
             return self._slow((record,), durable)
@@ -1098,14 +1134,28 @@ cdef class Tail:
     def append_records(self, records, bint durable):
         """Append records as one frame; the first one's position."""
         cdef tuple fixed = tuple(records)
-        cdef int64_t position = self._group(fixed)
+        cdef int64_t position = self._group(fixed, True)
         if position < 0:
             return self._slow(fixed, durable)
         if durable:
             self._wait(position + len(fixed) - 1)
         return position
 
-    cdef int _lock(self) except -2:
+    def try_put(self, key, value):
+        """Append a plain put if nothing has to be waited for; else -1, and nothing was done."""
+        if (
+            type(key) is bytes and type(value) is bytes
+            and PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX
+            and PyBytes_GET_SIZE(value) <= self._plain_bytes_max
+        ):
+            return self._plain(<bytes>key, <bytes>value, 0, False)
+        return -1
+
+    def try_append(self, tuple records):
+        """Append records as one frame if nothing has to be waited for; else -1, nothing done."""
+        return self._group(records, False)
+
+    cdef int _lock(self, bint wait) except -2:
         """0 when acquired and all is in order; -1: leave it to `slow`."""
         cdef SharedPage page = self._page
         cdef int code, tries = 0
@@ -1117,7 +1167,7 @@ cdef class Tail:
         while code == EBUSY or code == ETIMEDOUT:
             if page._holder is not None and page._holder == threading.get_ident():
                 return -1  # a signal handler inside our own slow call: `slow` says so
-            if tries == 20:
+            if tries == 20 or not wait:
                 return -1  # a second in vain: `slow` knows how long to wait
             tries += 1
             page._inside += 1
@@ -1145,7 +1195,7 @@ cdef class Tail:
             return -1
         return 0
 
-    cdef int64_t _plain(self, bytes key, bytes value, uint8_t flags) except -2:
+    cdef int64_t _plain(self, bytes key, bytes value, uint8_t flags, bint wait) except -2:
         """Append one plain record; -1: leave it to `slow`."""
         cdef size_t key_bytes = PyBytes_GET_SIZE(key), value_bytes = PyBytes_GET_SIZE(value)
         cdef size_t used = FRAME_BYTES + RECORD_BYTES + key_bytes + value_bytes
@@ -1154,7 +1204,7 @@ cdef class Tail:
         cdef uint8_t *start
         cdef uint8_t *p
         cdef uint64_t position, offset, now_ns
-        if self._lock() < 0:
+        if self._lock(wait) < 0:
             return -1
         words = self._page._words
         position = words[WORD_END]
@@ -1179,7 +1229,7 @@ cdef class Tail:
         self._published(offset + length)
         return position
 
-    cdef int64_t _group(self, tuple records) except -2:
+    cdef int64_t _group(self, tuple records, bint wait) except -2:
         """Append records as one frame; -1: leave it to `slow`."""
         cdef size_t used = FRAME_BYTES, length, size
         cdef uint64_t *words
@@ -1199,7 +1249,7 @@ cdef class Tail:
             if (<Record>item)._timestamp > newest:
                 newest = (<Record>item)._timestamp
         # Only batches that are small beside a segment are encoded under the lock.
-        if used > <size_t>self._plain_bytes_max or self._lock() < 0:
+        if used > <size_t>self._plain_bytes_max or self._lock(wait) < 0:
             return -1
         words = self._page._words
         position = words[WORD_END]

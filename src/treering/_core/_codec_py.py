@@ -55,7 +55,8 @@ def frame_bytes(records: Iterable[Record], align: int) -> int:
     return fmt.align_up(_FRAME_BYTES + sum(map(_record_bytes, records)), align)
 
 
-def _encode_record(record: Record, now_ns: int) -> bytes:
+def encode_record(record: Record, now_ns: int) -> bytes:
+    """The record as it lies in a frame; one without a timestamp gets `now_ns`."""
     flags = fmt.TOMBSTONE if record.tombstone else 0
     options = b""
     if record.expires_at_ns is not None:
@@ -85,7 +86,7 @@ def encode_frame(
     now_ns: int,
 ) -> bytes:
     """The frame that holds `records`, the first of which gets `position`."""
-    body = b"".join([_encode_record(record, now_ns) for record in records])
+    body = b"".join([encode_record(record, now_ns) for record in records])
     return seal_frame(body, len(records), position, durable, tag, seed, align)
 
 

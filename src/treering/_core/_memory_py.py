@@ -22,13 +22,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import format as fmt
-from ._codec_py import seal_frame
+from ._codec_py import encode_record, frame_bytes, seal_frame
 from ._record_py import Record, as_bytes, key_too_large
 from .errors import ClosedError
 
 ACQUIRED, OWNER_DIED, TIMED_OUT = 0, 1, -1
 
+# A frame of one plain record, besides its key, value and padding.
+_PLAIN_BYTES = fmt.FRAME_HEADER_BYTES + fmt.RECORD_HEADER_BYTES
+
 _MUTEX_PRIVATE, _MUTEX_SHARED, _MUTEX_ROBUST = 0, 1, 1
+_MADV_POPULATE_WRITE = 23  # <linux/mman.h>; the mmap module names it only from 3.13 on
 _POLL_SECONDS_LEAST, _POLL_SECONDS_MOST = 0.000_05, 0.01
 
 
@@ -174,13 +178,11 @@ class SharedPage:
         pause = _POLL_SECONDS_LEAST
         words = self._words
         while words[fmt.WORD_DURABLE] <= position < words[fmt.WORD_END]:
-            if words[fmt.WORD_FAILED]:
-                return False
-            if self.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT:
+            if not words[fmt.WORD_FAILED] and self.lock(fmt.SYNC_MUTEX_OFFSET, 0) != TIMED_OUT:
                 return True
             left = until - time.monotonic()
-            if left <= 0:
-                return False
+            if left <= 0 or words[fmt.WORD_FAILED]:
+                break
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_SECONDS_MOST)
         return False
@@ -199,10 +201,10 @@ class SharedPage:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_SECONDS_MOST)
 
-    def bump(self, word: int, flag: int) -> None:
-        """Add one to the word and wake whom `wake` wakes."""
-        self._words[word] += 1
-        self.wake(word, flag)
+    def end_sync(self) -> None:
+        """Count a sync that is over and wake whom it concerns."""
+        self._words[fmt.WORD_SYNCS] += 1
+        self.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
 
     def wake(self, word: int, flag: int) -> None:
         """Wake the native processes that sleep on the word; those of this build poll."""
@@ -226,7 +228,8 @@ class Tail:
     `chore()` is called when the tail passes `chore_offset`, `arm()` at the first append after
     `disarm`, `wait(position)` until it is durable, `make(...)` a record from a call's keywords.
     Values over `plain_bytes_max` are left to `slow` (-1: all of them).
-    Thread-safe; nothing here blocks except on the append lock, which `run_locked` takes.
+    Thread-safe; nothing here blocks except on the append lock, which `run_locked` takes;
+    `try_locked` returns None instead of waiting for it.
     """
 
     def __init__(
@@ -240,9 +243,11 @@ class Tail:
         wait: Callable[[int], None],
         plain_bytes_max: int,
         clock: Callable[[], int] | None,
+        try_locked: Callable[..., Any] | None = None,
     ) -> None:
         self._page = page
         self._run_locked = run_locked
+        self._try_locked = try_locked or run_locked
         self._slow, self._make, self._chore, self._wait = slow, make, chore, wait
         self._arm = arm
         self._plain_bytes_max = plain_bytes_max
@@ -254,7 +259,7 @@ class Tail:
 
     def attach(self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int) -> None:
         """Append into `mapping`, which shows the segment that starts at `base`."""
-        self._base, self._limit, self._align = base, limit, align
+        self._base, self._limit, self._align = base, min(limit, len(mapping)), align
         # After a cut exactly at a base, another file has that name: the epoch tells them apart.
         self._epoch = self._page.load(fmt.WORD_EPOCH)
         self._tag, self._seed = tag, seed
@@ -326,6 +331,34 @@ class Tail:
         if position < 0:
             record = Record(key, value, tombstone=bool(flags))
             return self._slow((record,), durable)
+        self._published()
+        if durable:
+            self._wait(position)
+        return position
+
+    def try_put(self, key: bytes, value: bytes) -> int:
+        """Append a plain put if nothing has to be waited for; else -1, and nothing was done."""
+        plain = type(key) is type(value) is bytes and len(key) <= fmt.KEY_BYTES_MAX
+        if not plain or len(value) > self._plain_bytes_max or self._mapping is None:
+            return -1
+        return self._try(self._store, key, value, 0)
+
+    def try_append(self, records: tuple[Record, ...]) -> int:
+        """Append records as one frame if nothing has to be waited for; else -1, nothing done."""
+        plain = all(type(item) is Record and type(item.value) is bytes for item in records)
+        if not plain or not records or self._mapping is None:
+            return -1
+        fits = frame_bytes(records, 1) <= self._plain_bytes_max
+        return self._try(self._store_group, records) if fits else -1
+
+    def _try(self, store: Callable[..., int], *args: Any) -> int:
+        position: int | None = self._try_locked(store, *args)
+        if position is None or position < 0:
+            return -1
+        self._published()
+        return position
+
+    def _published(self) -> None:
         page = self._page
         if page.load(fmt.WORD_APPEND_WAITERS):
             page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
@@ -335,33 +368,33 @@ class Tail:
                 self._arm()
         if page.load(fmt.WORD_END_OFFSET) >= self.chore_offset:
             self._chore()
-        if durable:
-            self._wait(position)
-        return position
 
     def _store(self, key: bytes, value: bytes, flags: int) -> int:
         """Encode into the mapping and publish; -1 leaves it to `slow`. Under the append lock."""
+        now_ns = self._clock()
+        body = fmt.RECORD_HEADER.pack(flags, 0, len(key), len(value), now_ns) + key + value
+        return self._store_body(body, 1, now_ns)
+
+    def _store_group(self, records: tuple[Record, ...]) -> int:
+        now_ns = self._clock()
+        body = b"".join([encode_record(record, now_ns) for record in records])
+        newest = max(now_ns, *(record.timestamp_ns or 0 for record in records))
+        return self._store_body(body, len(records), newest)
+
+    def _store_body(self, body: bytes, count: int, newest_ns: int) -> int:
         words, mapping = self._page._words, self._mapping
-        if words[fmt.WORD_TAIL_BASE] != self._base or mapping is None:
+        if (words[fmt.WORD_TAIL_BASE], words[fmt.WORD_EPOCH]) != (self._base, self._epoch):
             return -1
-        if words[fmt.WORD_EPOCH] != self._epoch:
-            return -1
-        if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY]:
+        if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY] or mapping is None:
             return -1
         position: int = words[fmt.WORD_END]
         offset: int = words[fmt.WORD_END_OFFSET]
-        now_ns = self._clock()
-        body = fmt.RECORD_HEADER.pack(flags, 0, len(key), len(value), now_ns) + key + value
-        frame = seal_frame(
-            body, 1, position, words[fmt.WORD_DURABLE], self._tag, self._seed, self._align
-        )
+        durable = words[fmt.WORD_DURABLE]
+        frame = seal_frame(body, count, position, durable, self._tag, self._seed, self._align)
         end = offset + len(frame)
         if end > self._limit:
             return -1
         self._page.begin(position, offset, end)
         mapping[offset:end] = frame
-        self._page.finish(position + 1, end, now_ns)
+        self._page.finish(position + count, end, newest_ns)
         return position
-
-
-_MADV_POPULATE_WRITE = 23  # <linux/mman.h>; the mmap module names it only from 3.13 on

@@ -40,6 +40,9 @@ static void treering_add_one(uint64_t *word) { TREERING_ADD_ONE(word); }
 static void treering_fence(void) { TREERING_FENCE(); }
 static void treering_barrier(void) { TREERING_BARRIER(); }
 
+/* The futex bit of those who follow the log; the 31 others belong to waiters for an fsync. */
+#define TREERING_FOLLOWERS 0x80000000u
+
 #if defined(__linux__)
 
 #include <linux/futex.h>
@@ -77,6 +80,16 @@ static int treering_mutex_try(void *mutex)
     return treering_mutex_settle(mutex, pthread_mutex_trylock((pthread_mutex_t *)mutex));
 }
 
+static void treering_add_seconds(struct timespec *moment, double seconds)
+{
+    moment->tv_sec += (time_t)seconds;
+    moment->tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
+    if (moment->tv_nsec >= 1000000000L) {
+        moment->tv_nsec -= 1000000000L;
+        moment->tv_sec += 1;
+    }
+}
+
 static int treering_mutex_lock(void *mutex, double seconds)
 {
     struct timespec limit;
@@ -86,12 +99,7 @@ static int treering_mutex_lock(void *mutex, double seconds)
     clockid_t clock = CLOCK_REALTIME;
 #endif
     clock_gettime(clock, &limit);
-    limit.tv_sec += (time_t)seconds;
-    limit.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    if (limit.tv_nsec >= 1000000000L) {
-        limit.tv_nsec -= 1000000000L;
-        limit.tv_sec += 1;
-    }
+    treering_add_seconds(&limit, seconds);
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
     return treering_mutex_settle(mutex, pthread_mutex_clocklock((pthread_mutex_t *)mutex, clock, &limit));
 #else
@@ -111,15 +119,26 @@ static uint32_t *treering_low_half(uint64_t *word)
     return half;
 }
 
-/* 0 when woken or when the word had moved already, ETIMEDOUT, or EINTR when a signal came. */
-static int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+/* Sleepers choose bits, wakers wake those that share one. 0 when woken, else EAGAIN when the word had
+   moved already, ETIMEDOUT, or EINTR when a signal came. */
+static int treering_futex_wait_bits(uint64_t *word, uint64_t seen, uint32_t bits, double seconds)
 {
-    struct timespec timeout;
-    long code;
-    timeout.tv_sec = (time_t)seconds;
-    timeout.tv_nsec = (long)((seconds - (double)timeout.tv_sec) * 1e9);
-    code = syscall(SYS_futex, treering_low_half(word), FUTEX_WAIT, (uint32_t)seen, &timeout, NULL, 0);
-    return code == 0 || errno == EAGAIN ? 0 : errno;
+    struct timespec limit;
+    clock_gettime(CLOCK_MONOTONIC, &limit);
+    treering_add_seconds(&limit, seconds);
+    if (syscall(SYS_futex, treering_low_half(word), FUTEX_WAIT_BITSET, (uint32_t)seen, &limit, NULL, bits) == 0)
+        return 0;
+    return errno;
+}
+
+static void treering_futex_wake_bits(uint64_t *word, uint32_t bits, int count)
+{
+    syscall(SYS_futex, treering_low_half(word), FUTEX_WAKE_BITSET, count, NULL, NULL, bits);
+}
+
+static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+{
+    treering_futex_wait_bits(word, seen, TREERING_FOLLOWERS, seconds);
 }
 
 static void treering_futex_wake(uint64_t *word)
@@ -140,10 +159,18 @@ static int treering_mutex_init(void *mutex, int is_private) { (void)mutex; (void
 static int treering_mutex_try(void *mutex) { (void)mutex; return ENOSYS; }
 static int treering_mutex_lock(void *mutex, double seconds) { (void)mutex; (void)seconds; return ENOSYS; }
 static int treering_mutex_unlock(void *mutex) { (void)mutex; return ENOSYS; }
-static int treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
+static int treering_futex_wait_bits(uint64_t *word, uint64_t seen, uint32_t bits, double seconds)
+{
+    (void)word; (void)seen; (void)bits; (void)seconds;
+    return ETIMEDOUT;
+}
+static void treering_futex_wake_bits(uint64_t *word, uint32_t bits, int count)
+{
+    (void)word; (void)bits; (void)count;
+}
+static void treering_futex_wait(uint64_t *word, uint64_t seen, double seconds)
 {
     (void)word; (void)seen; (void)seconds;
-    return ETIMEDOUT;
 }
 static void treering_futex_wake(uint64_t *word) { (void)word; }
 static void treering_populate(void *start, size_t length) { (void)start; (void)length; }

@@ -43,7 +43,7 @@ class Chores:
         self._spare_bytes = spare_bytes
         self._due_at = 0
         self._spare_at = 0
-        self._seals: list[tuple[int, int]] = []
+        self._seals: list[tuple[fmt.SegmentHeader, int]] = []
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -64,9 +64,9 @@ class Chores:
             self._move(self._due_at)
             self._wake()
 
-    def seal(self, base: int, end: int) -> None:
+    def seal(self, header: fmt.SegmentHeader, end: int) -> None:
         """A segment is full: write its footer, then call `rolled`."""
-        self._seals.append((base, end))
+        self._seals.append((header, end))
         self._wake()
 
     def _wake(self) -> None:
@@ -117,17 +117,22 @@ class Chores:
         self._thread = None
 
 
-def seal_segment(directory: Directory, base: int, end: int) -> None:
-    """Write the footer of a full segment that ends before position `end`, if it still needs one."""
+def seal_segment(directory: Directory, header: fmt.SegmentHeader, end: int) -> None:
+    """Write the footer of a full segment that ends before position `end`, if it still needs one.
+
+    All through one descriptor, and only under its own header: since it was full, truncate_after
+    may have given its name to another file, into which somebody appends.
+    """
     try:
-        with segments.open_segment(directory, base) as file:
-            header = segments.read_header(file)
+        with segments.open_segment(directory, header.base, WRITE) as file:
             size = file.size()
-            if segments.read_trailer(file, header, size) is not None:
+            if segments.read_header(file) != header:
+                return
+            if segments.intact_trailer(file, header, size) is not None:
                 return
             found = segments.scan_frames(file, header, size)
-        if found.position >= end:
-            segments.seal(directory, header, found, end)
+            if found.position >= end:
+                segments.seal(file, header, found, end)
     except (StorageError, fmt.FormatError):
         return  # the next opening tries again
 

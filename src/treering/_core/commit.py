@@ -94,6 +94,7 @@ class Commit:
         """Under the sync lock. The end is read before the fsync begins and before the tail's name:
         what lies in older segments was made durable by the roll."""
         rewinds, end = self._load(fmt.WORD_REWINDS), self._load(fmt.WORD_END)
+        self._control.store(fmt.WORD_SYNC_END, end)
         file = self._tail_file()
         started = time.perf_counter()
         self._sync_file(file)

@@ -151,7 +151,7 @@ class Control:
     def fail(self, number: int) -> None:
         """Declare the log dead for everybody who has it open, and wake them all."""
         self.store(fmt.WORD_FAILED, number or 5)
-        self.page.bump(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+        self.page.end_sync()
         self.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
 
 
@@ -191,25 +191,40 @@ class AppendLock:
             finally:
                 self._release()
 
+    def try_run(self, action: Callable[..., T], *args: Any) -> T | None:
+        """action(*args) if the lock is free; None, at once, if it is not."""
+        if self._control.closed or not self._threads.acquire(blocking=False):
+            return None
+        try:
+            if self._entered:
+                return None
+            try:
+                self._entered = True
+                return action(*args) if self._acquire_slice(0) else None
+            finally:
+                self._release()
+        finally:
+            self._threads.release()
+
     def _acquire(self) -> None:
         if self._control.closed:
             raise ClosedError("the log is closed", hint="Open it again with Wal.open")
-        if not self._mutex and not self._file:
-            return
         until = time.monotonic() + self._timeout
-        while not self._acquire_slice():
+        while not self._acquire_slice(_SLICE_SECONDS):
             if time.monotonic() > until:
                 raise WaitTimeoutError(
                     f"another process has held the append lock for {self._timeout:g} s",
                     hint="Look for a stopped process among those that have the log open",
                 )
 
-    def _acquire_slice(self) -> bool:
+    def _acquire_slice(self, seconds: float) -> bool:
         """One bounded try, so that signals are served while we wait."""
         if self._mutex:
-            state = self._control.page.lock(fmt.APPEND_MUTEX_OFFSET, _SLICE_SECONDS)
+            state = self._control.page.lock(fmt.APPEND_MUTEX_OFFSET, seconds)
             return state in (ACQUIRED, OWNER_DIED)
-        until = time.monotonic() + _SLICE_SECONDS
+        if not self._file:
+            return True
+        until = time.monotonic() + seconds
         pause = 0.000_02
         while not self._control.file.try_lock(exclusive=True):
             if time.monotonic() > until:
@@ -265,7 +280,7 @@ class SyncLock:
         In this order: a waiter that finds the lock taken must not miss the wake that follows.
         """
         if self._give_back():
-            self._page.bump(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+            self._page.end_sync()
 
     def _give_back(self) -> bool:
         if self._mutex:

@@ -17,7 +17,7 @@ from . import recovery, retention
 from . import segment as segments
 from .commit import Commit, Deadline
 from .control import AppendLock, Control, HandleLocks, choose_lock_kind
-from .errors import LockedError, TreeringError
+from .errors import LockedError, StorageError, TreeringError
 from .files import Directory, SystemFiles
 from .options import WalConfig
 from .recovery import Progress, RecoveryReport
@@ -34,32 +34,18 @@ class Engine:
         self.config = config
         self._closing = threading.Lock()
         self._closed = False
-        self._unsealed: tuple[tuple[int, int], ...] = ()
+        self._unsealed: tuple[tuple[fmt.SegmentHeader, int], ...] = ()
         if not directory.exists():
             if not config.create:
                 raise recovery.not_found(directory.path)
             directory.make()
-        self._locks = HandleLocks(directory)
+        # What a handle lets go of, last taken first, however far opening came.
+        self._held = contextlib.ExitStack()
         try:
-            self._locks.begin(config.lock_timeout_seconds, directory.path)
-            try:
-                self.control, self.report, log_id = self._enter()
-            finally:
-                self._locks.end()
+            self._assemble()
         except BaseException:
-            self._locks.close()
+            self._held.close()
             raise
-        self.log_id = log_id
-        self.commit = Commit(directory, self.control)
-        self.deadline = self._make_deadline()
-        arm = self.deadline.arm if self.deadline is not None else None
-        self.writer = Writer(directory, config, self.control, self.commit, log_id, arm)
-        if self.deadline is not None:
-            self.deadline.disarm = self.writer.tail.disarm
-        if retention.wants_retention(config):
-            self.writer.chores.rolled = self.apply_retention
-        self.source = LiveSource(directory, self.control)
-        self.kept = Segments(self.source)
         try:
             self.commit.open_tail()
             self.writer.lock.run(self.writer.catch_up)
@@ -67,6 +53,28 @@ class Engine:
         except BaseException:
             self.close()
             raise
+
+    def _assemble(self) -> None:
+        directory, config = self.directory, self.config
+        self._locks = HandleLocks(directory)
+        self._held.callback(self._locks.close)
+        self._locks.begin(config.lock_timeout_seconds, directory.path)
+        try:
+            self.control, self.report, self.log_id = self._enter()
+        finally:
+            self._locks.end()
+        self.commit = Commit(directory, self.control)
+        self._held.callback(self.commit.close)
+        self.deadline = self._make_deadline()
+        arm = self.deadline.arm if self.deadline is not None else None
+        self.writer = Writer(directory, config, self.control, self.commit, self.log_id, arm)
+        if self.deadline is not None:
+            self.deadline.disarm = self.writer.tail.disarm
+        if retention.wants_retention(config):
+            self.writer.chores.rolled = self.apply_retention
+        self.source = LiveSource(directory, self.control)
+        self.kept = Segments(self.source)
+        self._held.callback(self.kept.close)
 
     def _make_deadline(self) -> Deadline | None:
         if self.config.fsync_policy.name != "batch":
@@ -85,6 +93,7 @@ class Engine:
         if self.config.exclusive or not self._locks.share():
             raise self._locked_error()
         control = Control.join(self.directory)
+        self._held.callback(control.close)
         if control.load(fmt.WORD_FAILED):
             return self._take_over(control)
         log_id = self._log_id_of(control)
@@ -124,6 +133,7 @@ class Engine:
         )
         assert decided.log_id is not None
         control = Control.create(self.directory, decided.log_id, lock_kind=kind, reuse=alone)
+        self._held.callback(control.close)
         publish(control, decided)
         self._unsealed = decided.seal
         return control, report, decided.log_id
@@ -217,8 +227,16 @@ class Engine:
         try:
             self._sync_at_close()
         finally:
-            self.writer.close(clean=self._locks.last_one())
-            self._let_go()
+            try:
+                self.writer.close(clean=self._is_last())
+            finally:
+                self._held.close()
+
+    def _is_last(self) -> bool:
+        try:
+            return self._locks.last_one()
+        except StorageError:
+            return False  # then nobody vouches for the tail, and the next opening scans it
 
     def _sync_at_close(self) -> None:
         if self.deadline is not None:
@@ -227,19 +245,13 @@ class Engine:
         if end and not self.control.load(fmt.WORD_FAILED):
             self.commit.wait(end - 1)
 
-    def _let_go(self) -> None:
-        self.kept.close()
-        self.commit.close()
-        self.control.close()
-        self._locks.close()
-
     def abandon(self) -> None:
         """In a forked child: close the inherited descriptors and mappings, and touch nothing else.
         The locks are the parent's and stay so."""
         self._closed = True
         self.kept.abandon()
         self.writer.abandon()
-        self._let_go()
+        self._held.close()
 
 
 class QuietEngine:

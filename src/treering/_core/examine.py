@@ -39,7 +39,8 @@ def examine(
     `known` maps the ids of logs to their newest epoch: with these a damaged header is rebuilt.
     `live` says that another process may be writing to the segment.
     """
-    with PatientFile(directory, fmt.segment_name(base)) as file:
+    file = PatientFile(directory, fmt.segment_name(base))
+    with file:
         reading = _Reading(file, base, meter, live)
         content = reading.read(known)
         return dataclasses.replace(content, unreadable=tuple(file.unreadable))

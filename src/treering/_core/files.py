@@ -194,15 +194,17 @@ class File:
     there is no space). Not locked: callers of one File from several threads only use offsets.
     """
 
-    __slots__ = ("_files", "descriptor", "path")
+    __slots__ = ("_files", "descriptor", "opened_bytes", "path")
 
     def __init__(self, files: SystemFiles, path: str, flags: int = READ) -> None:
         self._files = files
         self.path = path
         self.descriptor = -1
+        self.opened_bytes = 0  # the size when it was opened
         try:
             self.descriptor = files.open(path, flags)
             status = files.status(self.descriptor)
+            self.opened_bytes = status.st_size
         except OSError as error:
             self.close()
             raise storage_error(error, "open", path) from error

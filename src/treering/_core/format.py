@@ -374,6 +374,7 @@ WORD_NEWEST = 23  # greatest timestamp in the log (ns)
 WORD_DURABLE = 32  # everything below this position is durable
 WORD_FAILED = 33  # not 0: a write or an fsync failed, errno
 WORD_SYNCS = 34  # finished fsyncs; its low half is the futex that waiters sleep on
+WORD_SYNC_END = 35  # what the running fsync makes durable ends here
 
 WORD_APPEND_WAITERS = 40  # not 0: somebody sleeps until WORD_END moves
 WORD_SYNC_WAITERS = 41  # not 0: somebody sleeps until WORD_SYNCS moves

@@ -32,7 +32,7 @@ class Plan:
     newest_ns: int
     remove: tuple[str, ...]
     aside: tuple[SegmentFacts, ...]
-    seal: tuple[tuple[int, int], ...]  # base and end of full segments without a footer
+    seal: tuple[tuple[fmt.SegmentHeader, int], ...]  # full segments without a footer, and ends
     manifest: fmt.Manifest | None  # to be stored, if it differs
 
     @property
@@ -56,9 +56,10 @@ class _Planner:
     def __init__(self, facts: Survey) -> None:
         self.facts = facts
         self.findings: list[Finding] = []
+        self.problems: list[Finding] = []  # those of the findings that forbid to append
         self.remove: list[str] = []
         self.aside: list[SegmentFacts] = []
-        self.seal: list[tuple[int, int]] = []
+        self.seal: list[tuple[fmt.SegmentHeader, int]] = []
         self.cut: Cut | None = None
         self.end = 0
         self.durable = 0
@@ -79,12 +80,12 @@ class _Planner:
         first = max(first, live[0].base) if live else first
         self.end = live[0].base if live else first
         # What lies before damage can be read: the walk goes as far as there is none.
-        broken = [f.positions[0] for f in self._damage() if f.positions]
-        self._walk([fact for fact in live if fact.base < min(broken, default=fmt.NO_CUT)], manifest)
+        until = min((f.positions[0] for f in self.problems if f.positions), default=fmt.NO_CUT)
+        self._walk([fact for fact in live if fact.base < until], manifest, until)
         self._check_end(live, manifest)
         if self.end < first:
             first = self.end
-        return self._finish(manifest, first)
+        return self._finish(manifest, first, live)
 
     def note(
         self,
@@ -94,10 +95,10 @@ class _Planner:
         positions: tuple[int, int | None] | None = None,
         detail: str = "",
     ) -> None:
-        self.findings.append(Finding(label, path, offset, positions, detail))
-
-    def _damage(self) -> list[Finding]:
-        return [f for f in self.findings if f.label.is_damage or f.label is Label.NEWER]
+        finding = Finding(label, path, offset, positions, detail)
+        self.findings.append(finding)
+        if label.is_damage or label is Label.NEWER:
+            self.problems.append(finding)
 
     def _segment_path(self, base: int) -> str:
         return os.path.join(self.facts.directory, fmt.segment_name(base))
@@ -167,8 +168,8 @@ class _Planner:
             self.note(Label.WITHDRAWN, fact.path)
             self.remove.append(os.path.basename(fact.path))
 
-    def _walk(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
-        known = len(self._damage())
+    def _walk(self, live: list[SegmentFacts], manifest: fmt.Manifest, until: int) -> None:
+        known = len(self.problems)
         for number, fact in enumerate(live):
             following = live[number + 1] if number + 1 < len(live) else None
             if following is not None:
@@ -177,9 +178,10 @@ class _Planner:
                 self._sealed_tail(fact, manifest)
             elif fact.scan is None:
                 self.note(Label.UNSEALED, fact.path)  # the next one is damaged, so this is the last
+                self.end = until
             else:
                 self._open_tail(fact, manifest)
-            if len(self._damage()) > known:
+            if len(self.problems) > known:
                 return
             self.last = fact
 
@@ -214,7 +216,7 @@ class _Planner:
             self.note(Label.SEALED if end == following.base else Label.SUPERSEDED, fact.path)
         else:
             self.note(Label.UNSEALED if end == following.base else Label.SUPERSEDED, fact.path)
-            self.seal.append((fact.base, following.base))
+            self.seal.append((fact.header, following.base))
 
     def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
         assert fact.trailer is not None
@@ -239,7 +241,7 @@ class _Planner:
             self.end = manifest.cut
             self.durable = min(self.durable, self.end)
             self.note(Label.SUPERSEDED, fact.path)
-            self.seal.append((fact.base, self.end))
+            self.seal.append((fact.header, self.end))
             return
         if rest.durable > scan.position:
             after = rest.later[1] if rest.later else None
@@ -269,7 +271,7 @@ class _Planner:
 
     def _check_end(self, live: list[SegmentFacts], manifest: fmt.Manifest) -> None:
         """Hold the end against what the manifest knows to have been durable."""
-        if self._damage():
+        if self.problems:
             return
         newest_base = live[-1].base if live else None
         expected = manifest.tail_base
@@ -292,12 +294,11 @@ class _Planner:
         assert manifest is not None
         return any(fact.header and fact.header.epoch == manifest.epoch for fact in live)
 
-    def _finish(self, old: fmt.Manifest, first: int) -> Plan:
+    def _finish(self, old: fmt.Manifest, first: int, live: list[SegmentFacts]) -> Plan:
         epoch = old.epoch + 1 if self.cut is not None else old.epoch
         last = None if self.last in self.aside else self.last
         if self.last in self.aside:
-            kept = [s for s in self.facts.segments if s.base < self.end and s.header is not None]
-            last = kept[-1] if kept else None
+            last = next((fact for fact in reversed(live) if fact.base < self.end), None)
         cut = self.end if self.cut is not None else self._pending_cut(old)
         tail_base = last.base if last is not None else fmt.NO_CUT
         clean = (old.clean_position, old.clean_offset, old.clean_newest_ns)

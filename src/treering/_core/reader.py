@@ -47,26 +47,11 @@ class Reader:
         copy: bool = True,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._source = source
-        self._stop_at = fmt.POSITION_MAX if stop is None else stop
-        self._follow = follow
-        self._timeout = timeout
-        self._durable_only = durable_only
-        self._copy = copy
-        self._buffer = bytearray(0) if copy else b""
-        self._chunk_bytes = chunk_bytes
-        self._segment: OpenSegment | None = None
-        self._at = 0  # offset in the file of what the iterator has loaded
-        self._tries = 0
-        self._stopped = False
-        self._waiting_since: float | None = None
-        self._rewinds = source.rewinds()
-        self._iterator = RecordIterator(self._refill, decompress, copy)
+        stop_at = fmt.POSITION_MAX if stop is None else stop
+        self._feed = _Feed(source, stop_at, follow, timeout, durable_only, copy, chunk_bytes)
+        self._iterator = RecordIterator(self._feed.refill, decompress, copy)
         self._iterator.position = position
-        self._check_start(position)
-
-    def _check_start(self, position: int) -> None:
-        first = self._source.first()
+        first = source.first()
         if position < first:
             raise pruned_error(position, first)
 
@@ -94,23 +79,52 @@ class Reader:
 
     def stop(self) -> None:
         """End the iteration before the next refill; a waiting reader notices within 0.25 s."""
-        self._stopped = True
+        self._feed.stopped = True
 
     def close(self) -> None:
         """Release the file; idempotent. Further steps end the iteration."""
-        self._stopped = True
+        self._feed.stopped = True
         self._iterator.load(b"", 0, 0, self.position, 0, 0, 0, 0)
-        self._leave_segment()
+        self._feed.leave_segment()
+
+
+class _Feed:
+    """Loads the iterator of a reader when it has run dry.
+
+    Knows neither of the two, so that a loop left early frees its file at once: no cycle to collect.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stop_at: int,
+        follow: bool,
+        timeout: float | None,
+        durable_only: bool,
+        copy: bool,
+        chunk_bytes: int,
+    ) -> None:
+        self._source = source
+        self._stop_at = stop_at
+        self._follow = follow
+        self._timeout = timeout
+        self._durable_only = durable_only
+        self._copy = copy
+        self._buffer = bytearray(0) if copy else b""
+        self._chunk_bytes = chunk_bytes
+        self._segment: OpenSegment | None = None
+        self._at = 0  # offset in the file of what the iterator has loaded
+        self._tries = 0
+        self.stopped = False
+        self._waiting_since: float | None = None
+        self._rewinds = source.rewinds()
 
     def __del__(self) -> None:
-        segment = getattr(self, "_segment", None)
-        if segment is not None:
-            segment.close()
+        self.leave_segment()
 
-    # --- What the iterator calls when it has run dry ---------------------------------------------
-
-    def _refill(self, iterator: RecordIterator) -> bool:
-        while not self._stopped:
+    def refill(self, iterator: RecordIterator) -> bool:
+        """Load the next records; False at the end."""
+        while not self.stopped:
             end = min(self._source.end(self._durable_only), self._stop_at)
             position = iterator.position
             self._check_rewound(position)
@@ -138,7 +152,7 @@ class Reader:
         self._rewinds = now
         if position > now[1] or now[0] - before[0] > 1:
             raise _rewound_error(self._source, position)
-        self._leave_segment()
+        self.leave_segment()
 
     def _wait(self, position: int) -> bool:
         """Whether to look again: something may have come, or there is time left."""
@@ -178,7 +192,7 @@ class Reader:
         assert self._segment is not None
         following = view.after(base)
         limit = end if following is None else min(end, following)
-        count = self._read_chunk(at, needed)
+        count = self._read_chunk(position, at, needed)
         if iterator.reason == INCOMPLETE and needed > count:
             raise self._damage(position, at)
         header = self._segment.header
@@ -197,7 +211,7 @@ class Reader:
         return True
 
     def _enter_segment(self, base: int, position: int, end: int) -> bool:
-        self._leave_segment()
+        self.leave_segment()
         try:
             self._segment = self._source.open(base)
         except StorageError as error:
@@ -216,16 +230,17 @@ class Reader:
             return self._segment.header.frames_start, position
         return self._segment.locate(position, end)
 
-    def _leave_segment(self) -> None:
+    def leave_segment(self) -> None:
+        """Release the file; the next refill opens another."""
         segment, self._segment = self._segment, None
         if segment is not None:
             segment.close()
 
-    def _read_chunk(self, at: int, needed: int) -> int:
+    def _read_chunk(self, position: int, at: int, needed: int) -> int:
         assert self._segment is not None
         size = max(self._chunk_bytes, needed)
         if needed > fmt.FRAME_BYTES_LIMIT or at + needed > self._segment.file.size():
-            raise self._damage(self.position, at)
+            raise self._damage(position, at)
         if not self._copy:
             self._buffer = self._segment.file.read(size, at)
             return len(self._buffer)
@@ -348,20 +363,29 @@ def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
     bases = [base for base in source.view().bases if base >= first]
     for number, base in enumerate(bases):
         limit = bases[number + 1] if number + 1 < len(bases) else end
-        with kept.using:
-            segment = kept.get(base)
-            if segment.newest_ns(limit) < time_ns:
+        try:
+            with kept.using:
+                found = _first_at(kept.get(base), limit, time_ns)
+        except StorageError as error:
+            if no_such_file(error) and base < source.first():
                 continue
-            start = base
-            for entry in segment.index(limit):
-                if entry.newest_before_ns >= time_ns:
-                    break
-                start = entry.position
-            for record in _frames_from(segment, start, limit):
-                if (record.timestamp_ns or 0) >= time_ns:
-                    assert record.position is not None
-                    return record.position
+            raise
+        if found is not None:
+            return found
     return end
+
+
+def _first_at(segment: OpenSegment, end: int, time_ns: int) -> int | None:
+    """Position of the first record of a segment, below `end`, at or after a time."""
+    if segment.newest_ns(end) < time_ns:
+        return None
+    start = segment.base
+    for entry in segment.index(end):
+        if entry.newest_before_ns >= time_ns:
+            break
+        start = entry.position
+    records = _frames_from(segment, start, end)
+    return next((r.position for r in records if (r.timestamp_ns or 0) >= time_ns), None)
 
 
 def time_in_ns(moment: Any) -> int:

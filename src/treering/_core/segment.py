@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import format as fmt
 from .codec import BAD, UNKNOWN, Scan, crc32, scan
-from .files import CREATE_NEW, READ, WRITE, Directory, File
+from .files import CREATE_NEW, READ, Directory, File
 
 CHUNK_BYTES = 1 << 20
 # Frames up to this size are checked in memory; larger ones are streamed, so memory stays flat.
@@ -84,6 +84,19 @@ def read_trailer(file: File, header: fmt.SegmentHeader, size_bytes: int) -> fmt.
     if not header.frames_start <= trailer.frames_end <= index_start or trailer.end < header.base:
         raise fmt.FormatError("the footer contradicts itself")
     return trailer
+
+
+def intact_trailer(file: File, header: fmt.SegmentHeader, size_bytes: int) -> fmt.Trailer | None:
+    """The trailer, or None if it is missing or damaged: without it the frames are scanned.
+
+    UnknownVersionError when it is intact and newer.
+    """
+    try:
+        return read_trailer(file, header, size_bytes)
+    except fmt.UnknownVersionError:
+        raise
+    except fmt.FormatError:
+        return None
 
 
 def read_index(file: File, trailer: fmt.Trailer, size_bytes: int) -> list[fmt.IndexEntry]:
@@ -324,37 +337,36 @@ def _later_frame(
 # --- Sealing -------------------------------------------------------------------------------------
 
 
-def seal(directory: Directory, header: fmt.SegmentHeader, found: SegmentScan, end: int) -> None:
+def seal(file: File, header: fmt.SegmentHeader, found: SegmentScan, end: int) -> None:
     """Write the footer behind the frames (and behind bytes kept from a cut); idempotent.
 
     `end` is the position after the segment's last valid record. The file shrinks to what it needs.
     Not needed for safety: without a footer, opening scans the segment. Durable at return.
     """
-    with directory.open(fmt.segment_name(header.base), WRITE) as file:
-        size = file.size()
-        rest = survey_rest(file, header, size, found.offset, found.position)
-        footer_start = fmt.align_up(rest.last_byte, 8)
-        index = fmt.pack_index(found.signposts)
-        trailer = fmt.Trailer(
-            header.log_id,
-            header.base,
-            header.epoch,
-            len(found.signposts),
-            end,
-            found.offset,
-            found.oldest_ns,
-            found.newest_ns,
-            rest.last_byte - found.offset,
-            crc32(index),
-        )
-        # The index is durable before the trailer vouches for it at the file's end.
-        file.write(index, footer_start)
-        file.write(trailer.pack(), footer_start + len(index))
-        file.sync()
-        total = footer_start + len(index) + fmt.TRAILER_BYTES
-        if total < size:
-            file.truncate(total)
-        file.sync()
+    size = file.size()
+    rest = survey_rest(file, header, size, found.offset, found.position)
+    footer_start = fmt.align_up(rest.last_byte, 8)
+    index = fmt.pack_index(found.signposts)
+    trailer = fmt.Trailer(
+        header.log_id,
+        header.base,
+        header.epoch,
+        len(found.signposts),
+        end,
+        found.offset,
+        found.oldest_ns,
+        found.newest_ns,
+        rest.last_byte - found.offset,
+        crc32(index),
+    )
+    # The index is durable before the trailer vouches for it at the file's end.
+    file.write(index, footer_start)
+    file.write(trailer.pack(), footer_start + len(index))
+    file.sync()
+    total = footer_start + len(index) + fmt.TRAILER_BYTES
+    if total < size:
+        file.truncate(total)
+    file.sync()
 
 
 def open_segment(directory: Directory, base: int, flags: int = READ) -> File:

@@ -34,7 +34,7 @@ class OpenSegment:
         try:
             self.header = segments.read_header(self.file)
             self.size_bytes = self.file.size()
-            self.trailer = segments.read_trailer(self.file, self.header, self.size_bytes)
+            self.trailer = segments.intact_trailer(self.file, self.header, self.size_bytes)
         except fmt.FormatError as error:
             path = self.file.path
             self.file.close()

@@ -79,7 +79,7 @@ def _survey_segment(
     progress: Progress | None,
 ) -> tuple[SegmentFacts, int]:
     with segments.open_segment(directory, base) as file:
-        size = file.size()
+        size = file.opened_bytes
         try:
             header = segments.read_header(file)
         except fmt.FormatError as error:

@@ -36,8 +36,9 @@ class TailSegment:
         # Held while the mapping is replaced, and while pages of it are prepared by another thread.
         self._mapping_lock = threading.Lock()
 
-    def attach(self, base: int, epoch: int, *, fast: bool) -> None:
+    def attach(self, base: int, epoch: int, *, closed: bool, fast: bool) -> None:
         """Open the segment of `base`; with `fast`, let the append path store into it by itself.
+        One that is `closed` takes no more frames; somebody may be shortening it just now.
 
         `epoch` is the log's: it tells this file from the next of its name, after a cut at `base`.
         """
@@ -50,7 +51,7 @@ class TailSegment:
         try:
             header = segments.read_header(file)
             size = file.size()
-            mapping = file.map(size, write=True) if self._mapped else None
+            mapping = file.map(size, write=True) if self._mapped and not closed else None
         except fmt.FormatError as error:
             file.close()
             raise DamageError(str(error), path=file.path, offset=0, position=base) from error

@@ -103,9 +103,9 @@ def verify(
 ) -> VerifyReport:
     """Read the log in the directory `path` from end to end, and list every problem.
 
-    Checks every frame's checksum and records, footers and their indexes against the frames, headers,
-    the chain of positions, both copies in the manifest, and the pins. Writes nothing; memory stays
-    flat. `progress` is called with the bytes done and the bytes there are.
+    Checks every frame's checksum and records, footers and their indexes against the frames,
+    headers, the chain of positions, both copies in the manifest, and the pins. Writes nothing;
+    memory stays flat. `progress` is called with the bytes done and the bytes there are.
 
     Raises LogNotFoundError and StorageError; damage is not raised but reported.
     """

@@ -65,6 +65,7 @@ class Writer:
             commit.wait,
             self.intake.plain_bytes_max,
             config.clock,
+            self.lock.try_run,
         )
         trusted = trusts_mapping(directory, config)
         self._segment = TailSegment(
@@ -127,6 +128,10 @@ class Writer:
             page.begin(position, offset, offset + len(frame))
             self._segment.store(frame, offset)
             page.finish(position + len(records), offset + len(frame), newest)
+        except StorageError:
+            # The caller will be told that nothing was appended: so even a whole frame has to go.
+            self.dead_on_error(self._erase_frame, position, offset, offset + len(frame))
+            raise
         except BaseException:
             self._settle()
             raise
@@ -146,9 +151,10 @@ class Writer:
             self._attach(base)
 
     def _attach(self, base: int) -> None:
-        epoch = self.control.load(fmt.WORD_EPOCH)
-        self._segment.attach(base, epoch, fast=self.lock.native_safe)
-        self.chores.attached(self.control.load(fmt.WORD_END_OFFSET), self._segment.limit)
+        epoch, offset = self.control.load(fmt.WORD_EPOCH), self.control.load(fmt.WORD_END_OFFSET)
+        closed = offset >= fmt.TAIL_CLOSED
+        self._segment.attach(base, epoch, closed=closed, fast=self.lock.native_safe)
+        self.chores.attached(offset, self._segment.limit)
 
     def _settle(self) -> None:
         """Finish or undo what was begun and never finished."""
@@ -169,8 +175,11 @@ class Writer:
         if whole is not None:
             self.control.page.finish(whole[0], end, whole[1])
         else:
-            self._segment.erase(offset, end)
-            self.control.page.finish(position, offset, 0)
+            self._erase_frame(position, offset, end)
+
+    def _erase_frame(self, position: int, offset: int, end: int) -> None:
+        self._segment.erase(offset, end)
+        self.control.page.finish(position, offset, 0)
 
     def derive_from_files(self) -> None:
         """Under the append lock: a roll or a truncation was interrupted; find out from the files
@@ -186,10 +195,10 @@ class Writer:
         publish(self.control, decided)
         self.seal_later(decided.seal)
 
-    def seal_later(self, segments_without: Iterable[tuple[int, int]]) -> None:
+    def seal_later(self, segments_without: Iterable[tuple[fmt.SegmentHeader, int]]) -> None:
         """Have the footers written that recovery found missing; they only save time."""
-        for base, end in segments_without:
-            self.chores.seal(base, end)
+        for header, end in segments_without:
+            self.chores.seal(header, end)
 
     def dead_on_error(self, action: Callable[..., None], *args: Any) -> None:
         """Run a step after whose failure nobody knows what is durable. A full disk is not that:
@@ -212,7 +221,7 @@ class Writer:
         if header is not None and offset < fmt.TAIL_CLOSED:
             wanted = self._config.segment_bytes_max
             if offset == header.frames_start:  # an empty segment takes a record of any size
-                wanted = max(wanted, fmt.align_up(offset + size, 4096))
+                wanted = _segment_bytes(wanted, offset + size)
             if offset + size <= wanted and self._grow(wanted):
                 return
         self.roll(size)
@@ -233,13 +242,13 @@ class Writer:
         before the new one has its name, the name durable before anybody appends.
         """
         control = self.control
-        base, old = control.load(fmt.WORD_END), self._segment.base
+        base, old = control.load(fmt.WORD_END), self._segment.header
         manifest = self.manifest()
         header = fmt.SegmentHeader(
             self._log_id, base, manifest.epoch, self._config.frame_align_bytes, self._clock()
         )
-        needed = fmt.align_up(header.frames_start + size, 4096)
-        name = self._prepare(header, max(self._config.segment_bytes_max, needed))
+        needed = _segment_bytes(self._config.segment_bytes_max, header.frames_start + size)
+        name = self._prepare(header, needed)
         self.commit.sync_for_roll()
         control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)
         self.dead_on_error(self._switch, name, base, manifest)
@@ -249,7 +258,7 @@ class Writer:
         control.store(fmt.WORD_CHANGES, control.load(fmt.WORD_CHANGES) + 1)
         control.store(fmt.WORD_DIRTY, 0)
         self._attach(base)
-        if old not in (-1, fmt.NO_TAIL):
+        if old is not None:
             self.chores.seal(old, base)
 
     def _switch(self, name: str, base: int, manifest: fmt.Manifest) -> None:
@@ -328,6 +337,11 @@ class Writer:
         """In a forked child: drop what belongs to the parent without touching the log."""
         self.chores.abandon()
         self._segment.abandon()
+
+
+def _segment_bytes(bytes_max: int, needed: int) -> int:
+    """The size of a segment that must hold `needed` bytes."""
+    return bytes_max if needed <= bytes_max else fmt.align_up(needed, 4096)
 
 
 def publish(control: Control, decided: recovery.Plan) -> None:
