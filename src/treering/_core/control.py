@@ -59,9 +59,13 @@ class Control:
                 raise
             temporary = fmt.CONTROL_NAME
             control = cls._map(directory.open(temporary, WRITE), write=True)
-        control._initialise(directory, log_id, lock_kind)
-        if temporary != fmt.CONTROL_NAME:
-            directory.rename(temporary, fmt.CONTROL_NAME)
+        try:
+            control._initialise(directory, log_id, lock_kind)
+            if temporary != fmt.CONTROL_NAME:
+                directory.rename(temporary, fmt.CONTROL_NAME)
+        except BaseException:
+            control.close()
+            raise
         return control
 
     @classmethod
