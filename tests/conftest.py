@@ -32,6 +32,12 @@ def shared(request, tmp_path):
     yield from _kept(MODES[request.param](tmp_path))
 
 
+@pytest.fixture(params=["memory", "untrusted", "aligned"])
+def few(request, tmp_path):
+    """A log in the modes that lay out its files differently; for stories of many cases."""
+    yield from _kept(MODES[request.param](tmp_path))
+
+
 @pytest.fixture(params=["disk", "memory"])
 def either(request, tmp_path):
     """A log on the disk and one in memory."""

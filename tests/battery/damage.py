@@ -16,11 +16,12 @@ from typing import Any
 
 from treering import DamageError, FsyncPolicy, Record, VersionError, Wal
 from treering._core import format as fmt
+from treering._core import reader
 from treering.testing import PowerCutFiles
 
 from .harness import LOG, Row, abandon, repeatable
 
-SEGMENT_BYTES = 8192
+SEGMENT_BYTES = 16384
 OPTIONS: dict[str, Any] = {"segment_bytes_max": SEGMENT_BYTES, "fsync_policy": FsyncPolicy.ALWAYS}
 
 
@@ -109,15 +110,16 @@ def _record(rng: random.Random) -> Record:
 def _frames(contents: dict[str, bytes]) -> list[Frame]:
     """Every frame of a healthy log, by following lengths; no checksum is asked."""
     frames = []
-    for path in sorted(contents):
-        if not path.endswith(fmt.SEGMENT_SUFFIX):
-            continue
+    paths = sorted(path for path in contents if path.endswith(fmt.SEGMENT_SUFFIX))
+    for path, following in zip(paths, [*paths[1:], None], strict=True):
         data = contents[path]
+        # Behind a cut, older frames than those of the next segment speak of another history.
+        limit = fmt.segment_base(os.path.basename(following)) if following else fmt.POSITION_MAX
         header = fmt.SegmentHeader.unpack(data)
         at = header.frames_start
         while at + fmt.FRAME_HEADER_BYTES <= len(data):
             tag, _, length, count, first, durable = fmt.FRAME_HEADER.unpack_from(data, at)
-            if tag != header.tag:
+            if tag != header.tag or first >= limit:
                 break
             frames.append(Frame(path, at, at + length, first, first + count, durable))
             at += length
@@ -133,6 +135,8 @@ class Patient:
     def __init__(self, healthy: Specimen) -> None:
         self.healthy = healthy
         self.files = healthy.files.crash()
+        # Nobody writes meanwhile: bytes that are wrong need no second look, only time.
+        reader._LOOK_AGAIN = 0
 
     def examine(self, changed: dict[str, bytes | None], *, write: bool) -> str:
         """What the log says with these files changed or (None) removed; the kind of its answer.
@@ -141,13 +145,12 @@ class Patient:
         which may change files, so a fresh copy is taken for it.
         """
         files = self.healthy.files.crash() if write else self.files
-        before = self._change(files, changed)
+        self._change(files, changed)
         try:
             return self._answer(files, changed, write=write)
         finally:
             if not write:
                 self._restore(changed)
-            del before
 
     def _change(self, files: PowerCutFiles, changed: dict[str, bytes | None]) -> None:
         for path, data in changed.items():
@@ -169,14 +172,19 @@ class Patient:
         shown: list[Any] = []
         before = files.contents() if write else {}
         try:
-            with Wal.open(LOG, files=files, **OPTIONS, read_only=not write) as wal:
-                return self._read(wal, shown, changed)
+            wal = Wal.open(LOG, files=files, **OPTIONS, read_only=not write)
         except (DamageError, VersionError) as error:
-            self._check_prefix(shown)
-            self._check_place(error, files)
-            if write and not shown:
+            _check_place(error)
+            if write:
                 _check_untouched(before, files.contents())
-            return "refused" if not shown else "reported"
+            return "refused"
+        with wal:
+            try:
+                return self._read(wal, shown, changed)
+            except (DamageError, VersionError) as error:
+                self._check_prefix(shown)
+                _check_place(error)
+                return "reported"
 
     def _read(self, wal: Wal, shown: list[Any], changed: dict[str, bytes | None]) -> str:
         for record in wal.read_from(wal.first_position):
@@ -197,13 +205,6 @@ class Patient:
             wrong = next(at for at, (a, b) in enumerate(zip(shown, records, strict=False)) if a != b)
             raise AssertionError(f"G4: record {wrong} reads {shown[wrong]!r}")
 
-    def _check_place(self, error: DamageError | VersionError, files: PowerCutFiles) -> None:
-        assert error.path and error.path.startswith(LOG), f"G7: no file named: {error}"
-        manifest = os.path.basename(error.path) == fmt.MANIFEST_NAME
-        if isinstance(error, DamageError) and not manifest:
-            known = (error.position, error.positions)
-            assert known != (None, None), f"G7: no position named: {error}"
-
     def _known(self, changed: dict[str, bytes | None]) -> int:
         """The highest position that anything left knows to have been durable."""
         healthy, floor = self.healthy, 0
@@ -218,6 +219,15 @@ class Patient:
                 return healthy.first + len(healthy.records)
             floor = max(floor, int(os.path.basename(healthy.tail).partition(".")[0]))
         return floor
+
+
+def _check_place(error: DamageError | VersionError) -> None:
+    """The error names the file and, unless it is about the log as a whole, a position."""
+    assert error.path and error.path.startswith(LOG), f"G7: no file named: {error}"
+    manifest = os.path.basename(error.path) == fmt.MANIFEST_NAME
+    if isinstance(error, DamageError) and not manifest:
+        known = (error.position, error.positions)
+        assert known != (None, None), f"G7: no position named: {error}"
 
 
 def _check_untouched(before: dict[str, bytes], after: dict[str, bytes]) -> None:

@@ -25,11 +25,32 @@ LOG = "/log"
 FORMAT_SUFFIXES = (fmt.SEGMENT_SUFFIX, fmt.ASIDE_SUFFIX)
 
 
+class Ticking:
+    """A log whose clock moves with each call on it, however often that looks at the clock."""
+
+    def __init__(self, wal, clock):
+        self._wal, self._clock = wal, clock
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self._clock.advance(1e-6)
+            return getattr(self._wal, name)(*arguments, **options)
+
+        return call
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._wal.close()
+
+
 def open_log(files, **options):
     """The log that all programs write: small segments, the same times and marks each run."""
     options = {"segment_bytes_max": 4096, "fsync_policy": FsyncPolicy.OS, **options}
+    clock = FakeClock(NOW)
     with mock.patch("uuid.uuid4", return_value=uuid.UUID(bytes=LOG_ID)):
-        return Wal.open(LOG, files=files, clock=FakeClock(NOW, step=1000), **options)
+        return Ticking(Wal.open(LOG, files=files, clock=clock, **options), clock)
 
 
 # --- The programs --------------------------------------------------------------------------------
@@ -57,7 +78,7 @@ def plain():
 
 
 def cut():
-    """A cut by truncate_after inside a batch, and records at the same positions after it."""
+    """Two cuts by truncate_after, inside a batch that had a footer and inside the tail."""
     files = MemoryFiles()
     with open_log(files) as wal:
         for number in range(60):
@@ -65,9 +86,38 @@ def cut():
         wal.append_batch([Record(b"batch-%d" % i, b"kept up to 3") for i in range(8)])
         for number in range(60):
             wal.put(b"gone-%03d" % number, bytes(50))
+    with open_log(files) as wal:
         wal.truncate_after(64)
         for number in range(20):
             wal.put(b"second-%03d" % number, bytes(20))
+        wal.truncate_after(80)
+        wal.put(b"third", b"in the place of second-016")
+    return files
+
+
+def superseded():
+    """A crash soon after truncate_after: a footer still speaks of records that are gone."""
+    files = MemoryFiles()
+    with open_log(files) as wal:
+        for number in range(80):
+            wal.put(b"first-%03d" % number, bytes(50))
+    wal = open_log(files)
+    wal.truncate_after(40)
+    wal.put(b"second", b"in the place of first-040")
+    after = files.crash()
+    wal.close()
+    return after
+
+
+def pending():
+    """A cut that no segment shows yet, for the disk was full."""
+    files = MemoryFiles()
+    with open_log(files) as wal:
+        for number in range(20):
+            wal.put(b"first-%03d" % number, bytes(50))
+        files.capacity_bytes = files.used_bytes
+        wal.truncate_after(10)
+    files.capacity_bytes = None
     return files
 
 
@@ -137,20 +187,21 @@ def pruned():
 
 
 def unclean():
-    """What a crash leaves: no clean close, the newest full segment without its footer."""
+    """What a crash leaves: no clean close, no footer."""
     files = MemoryFiles()
-    with mock.patch("treering._core.chores.Chores._wake"):
-        wal = open_log(files)
-        for number in range(50):
-            wal.put(b"key-%03d" % number, bytes(100))
-        after = files.crash()
-        wal.close()
+    wal = open_log(files)
+    for number in range(50):
+        wal.put(b"key-%03d" % number, bytes(100))
+    after = files.crash()
+    wal.close()
     return after
 
 
+# Without the thread that writes footers while others append: it would do so at any moment.
+alone = mock.patch("treering._core.chores.Chores._wake", lambda self: None)
 PROGRAMS = {
-    program.__name__: program
-    for program in (plain, cut, torn, aligned, compressed, pruned, unclean)
+    program.__name__: alone(program)
+    for program in (plain, cut, superseded, pending, torn, aligned, compressed, pruned, unclean)
 }
 
 

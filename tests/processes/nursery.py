@@ -70,6 +70,14 @@ def run_alone(task: str, *, pure: bool | None = None, prefix=(), env=(), **optio
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def readable(descriptors: list[int], seconds: float) -> bool:
+    """Whether one of them can be read (a pidfd: has ended), waiting for at most so long."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Worker:
     """A process that runs a task."""
 
@@ -77,9 +85,11 @@ class Worker:
         self._nursery = nursery
         self.pid = pid
         self._end = os.pidfd_open(pid)
+        self._status: int | None = None
 
     def signal(self, number: int) -> None:
-        signal.pidfd_send_signal(self._end, number)
+        if self._status is None:
+            signal.pidfd_send_signal(self._end, number)
 
     def kill(self) -> None:
         """SIGKILL; the process is gone at return."""
@@ -88,8 +98,11 @@ class Worker:
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """The exit status once it has ended, negative for a signal."""
-        self._nursery.wait_until(lambda: self.ended, [self._end], seconds, f"end of {self.pid}")
-        return self._nursery.reap(self.pid)
+        if self._status is None:
+            self._nursery.wait_until(lambda: self.ended, self._end, seconds, f"end of {self.pid}")
+            self._status = self._nursery.reap(self.pid)
+            os.close(self._end)
+        return self._status
 
     def finish(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait for its end, which must be a good one."""
@@ -98,7 +111,7 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        return bool(select.select([self._end], [], [], 0)[0])
+        return self._status is not None or readable([self._end], 0)
 
     def hear(self, what: str, seconds: float = PATIENCE_SECONDS) -> dict:
         """The next message of that name from this process."""
@@ -128,7 +141,6 @@ class Nursery:
             stdout=subprocess.PIPE,
             bufsize=0,
         )
-        self._statuses: dict[int, int] = {}
         assert self._ask({}) == {}, "the nursery does not answer"
 
     def __enter__(self) -> Nursery:
@@ -148,10 +160,10 @@ class Nursery:
         return Worker(self, self._ask({"task": task, "options": options})["pid"])
 
     def reap(self, pid: int) -> int:
-        if pid not in self._statuses:
-            self._statuses[pid] = self._ask({"reap": pid})["status"]
+        """The exit status of a process that has ended."""
+        status = self._ask({"reap": pid})["status"]
         self._collect()
-        return self._statuses[pid]
+        return status
 
     def complaints(self) -> str:
         """What workers died of, as far as they could say."""
@@ -159,12 +171,13 @@ class Nursery:
         return "\n".join(self._complaints)
 
     def hear(self, worker: Worker, what: str, seconds: float) -> dict:
-        self.wait_until(
-            lambda: self.heard(worker, what) or worker.ended,
-            [self._mail.fileno(), worker._end],
-            seconds,
-            f"{what!r} from {worker.pid}",
-        )
+        if not self.heard(worker, what):
+            self.wait_until(
+                lambda: self.heard(worker, what) or worker.ended,
+                worker._end,
+                seconds,
+                f"{what!r} from {worker.pid}",
+            )
         assert self.heard(worker, what), f"{worker.pid} ended: {self.complaints()}"
         found = next(x for x in self._letters if (x["pid"], x["say"]) == (worker.pid, what))
         self._letters.remove(found)
@@ -174,12 +187,13 @@ class Nursery:
         self._collect()
         return any((x["pid"], x["say"]) == (worker.pid, what) for x in self._letters)
 
-    def wait_until(self, done, descriptors, seconds: float, what: str) -> None:
+    def wait_until(self, done, end: int, seconds: float, what: str) -> None:
+        """Until done(); looks again at every message, and at the end of the process."""
         until = time.monotonic() + seconds
         while not done():
             left = until - time.monotonic()
             assert left > 0, f"waited {seconds} s for {what}; {self.complaints()}"
-            select.select(descriptors, [], [], left)
+            readable([end, self._mail.fileno()], left)
 
     def _collect(self) -> None:
         with contextlib.suppress(BlockingIOError):

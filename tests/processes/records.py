@@ -100,14 +100,16 @@ class Words:
         self._words[index] = value
 
 
-def hammer(wal, words: Words, writer: int, rng: Random, *, count: int = 1 << 62, batches=0.1):
+def hammer(
+    wal, words: Words, writer: int, rng: Random, *, start=0, count: int = 1 << 62, batches=0.1
+):
     """Append for ever (or `count` records), noting before each call what it may add and after its
     return what it has added."""
     begun, returned = 2 * writer, 2 * writer + 1
-    sequence = 0
-    while sequence < count:
+    sequence = start
+    while sequence < start + count:
         size = rng.randint(2, 9) if rng.random() < batches else 1
-        size = min(size, count - sequence)
+        size = min(size, start + count - sequence)
         length = rng.choice(LENGTHS) if size == 1 else 60
         words[begun] = sequence + size
         if size == 1:

@@ -18,6 +18,13 @@ import traceback
 from random import Random
 
 import treering
+from tests.processes.forks import (  # noqa: F401 - tasks
+    fork_a_pool,
+    fork_exclusive,
+    fork_in_a_crowd,
+    fork_in_a_handler,
+    fork_while_opening,
+)
 from tests.processes.records import Witness, Words, hammer, make, make_batch
 from tests.processes.steps import die  # noqa: F401 - a task
 from treering import FsyncPolicy, Wal
@@ -148,6 +155,15 @@ def follow(log, words, slot, start=0, until=None, timeout=None, durable_only=Fal
     wal.close()
 
 
+def refusal(log, **options):
+    """The name of the error that keeps us from opening the log, with what it says."""
+    try:
+        Wal.open(log, **options).close()
+    except treering.TreeringError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 # --- Running them ---------------------------------------------------------------------------------
 
 
@@ -196,7 +212,12 @@ def main() -> None:
         nursery(*arguments)
     else:
         task, options = arguments
-        result = globals()[task](**json.loads(options))
+        try:
+            result = globals()[task](**json.loads(options))
+        except Exception:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)  # whatever threads there are
         print(json.dumps(result))
 
 

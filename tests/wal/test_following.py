@@ -6,8 +6,17 @@ import time
 
 import pytest
 
-from tests._logs import contents, fill, told
+from tests._logs import MODES, contents, fill, told
 from treering import ClosedError, PrunedError, RewoundError
+
+
+@pytest.fixture(params=["disk", "untrusted", "file-lock"])
+def followed(request, tmp_path):
+    """A log that is mapped, written, or locked by a file lock; the other modes add nothing here."""
+    log = MODES[request.param](tmp_path)
+    yield log
+    log.clean_up()
+
 
 # Long enough to never matter; a test that needs it has failed.
 PATIENCE = 20
@@ -46,30 +55,30 @@ def follower(reader):
         assert not thread.is_alive()
 
 
-def test_a_follower_sees_each_record_after_it_was_appended(shared):
-    wal, other = shared.open(), shared.open()
+def test_a_follower_sees_each_record_after_it_was_appended(followed):
+    wal, other = followed.open(), followed.open()
     fill(wal, 3)
-    for handle in (wal, other, shared.open(read_only=True)):
+    for handle in (wal, other, followed.open(read_only=True)):
         with follower(handle.read_from(0, follow=True)) as (found, until):
             start = wal.current_position()
             until(start)
-            for count in range(start + 1, start + 40):
+            for count in range(start + 1, start + 20):
                 fill(wal, 1)
                 until(count)
-            assert contents(found) == told(0, start + 39)
+            assert contents(found) == told(0, start + 19)
 
 
-def test_a_follower_crosses_segments_as_they_are_made(shared):
-    wal = shared.open()
+def test_a_follower_crosses_segments_as_they_are_made(followed):
+    wal = followed.open()
     with (
         follower(wal.read_from(0, follow=True)) as (live, until_live),
-        follower(shared.open(read_only=True).read_from(0, follow=True)) as (quiet, until_quiet),
+        follower(followed.open(read_only=True).read_from(0, follow=True)) as (quiet, until_quiet),
     ):
         for count in range(50, 301, 50):
             fill(wal, 50)
             until_live(count)
             until_quiet(count)
-        assert len(shared.segments()) > 4
+        assert len(followed.segments()) > 4
     assert contents(live) == contents(quiet) == told(0, 300)
 
 
@@ -82,10 +91,10 @@ def test_a_follower_may_start_at_the_end(log):
         assert contents(found) == told(40, 42)
 
 
-def test_a_timeout_ends_a_follower_when_nothing_comes(shared):
-    wal = shared.open()
+def test_a_timeout_ends_a_follower_when_nothing_comes(followed):
+    wal = followed.open()
     fill(wal, 3)
-    for handle in (wal, shared.open(read_only=True)):
+    for handle in (wal, followed.open(read_only=True)):
         for timeout in (0, 0.01, 0.3):
             start = time.monotonic()
             assert contents(handle.read_from(0, follow=True, timeout=timeout)) == told(0, 3)
@@ -110,16 +119,16 @@ def test_stop_position_ends_a_follower(log):
     assert contents(found) == told(0, 5)
 
 
-def test_stop_ends_a_waiting_follower_from_another_thread(shared):
-    wal = shared.open()
-    for handle in (wal, shared.open(read_only=True)):
+def test_stop_ends_a_waiting_follower_from_another_thread(followed):
+    wal = followed.open()
+    for handle in (wal, followed.open(read_only=True)):
         reader = handle.read_from(handle.current_position(), follow=True)
         threading.Timer(0.05, reader.stop).start()
         assert list(reader) == []
 
 
-def test_a_follower_of_durable_records_waits_for_the_sync(shared):
-    wal, other = shared.open(), shared.open()
+def test_a_follower_of_durable_records_waits_for_the_sync(followed):
+    wal, other = followed.open(), followed.open()
     with follower(other.read_from(0, follow=True, durable_only=True)) as (found, until):
         fill(wal, 3)
         wal.sync()
@@ -132,10 +141,10 @@ def test_a_follower_of_durable_records_waits_for_the_sync(shared):
         assert contents(found) == told(0, 7)
 
 
-def test_closing_the_log_ends_a_waiting_follower_with_a_clear_error(shared):
+def test_closing_the_log_ends_a_waiting_follower_with_a_clear_error(followed):
     for options in ({}, {"read_only": True}):
-        keep = shared.open()
-        wal = shared.open(**options)
+        keep = followed.open()
+        wal = followed.open(**options)
         reader = wal.read_from(wal.current_position(), follow=True)
         threading.Timer(0.05, wal.close).start()
         with pytest.raises(ClosedError):
@@ -143,11 +152,11 @@ def test_closing_the_log_ends_a_waiting_follower_with_a_clear_error(shared):
         keep.close()
 
 
-def test_a_follower_is_told_of_a_cut_it_had_passed(shared):
+def test_a_follower_is_told_of_a_cut_it_had_passed(followed):
     """D11: the new records at old positions are not passed over silently."""
-    wal = shared.open()
+    wal = followed.open()
     fill(wal, 100)
-    for handle in (wal, shared.open(), shared.open(read_only=True)):
+    for handle in (wal, followed.open(), followed.open(read_only=True)):
         for cut in (0, 31, 70, 99):
             with follower(handle.read_from(0, follow=True)) as (found, until):
                 until(100)
@@ -159,9 +168,9 @@ def test_a_follower_is_told_of_a_cut_it_had_passed(shared):
                 assert contents(found) == told(0, 100)
 
 
-def test_a_follower_at_the_end_that_is_not_cut_goes_on(shared):
-    wal = shared.open()
-    for handle in (wal, shared.open(), shared.open(read_only=True)):
+def test_a_follower_at_the_end_that_is_not_cut_goes_on(followed):
+    wal = followed.open()
+    for handle in (wal, followed.open(), followed.open(read_only=True)):
         start = wal.current_position()
         fill(wal, 60)
         with follower(handle.read_from(start, stop=start + 80, follow=True)) as (found, until):
@@ -172,9 +181,9 @@ def test_a_follower_at_the_end_that_is_not_cut_goes_on(shared):
         wal.truncate_after(start + 80)
 
 
-def test_a_follower_that_sleeps_through_truncation_goes_on(shared):
-    wal = shared.open()
-    for handle in (wal, shared.open(), shared.open(read_only=True)):
+def test_a_follower_that_sleeps_through_truncation_goes_on(followed):
+    wal = followed.open()
+    for handle in (wal, followed.open(), followed.open(read_only=True)):
         fill(wal, 100)
         start = wal.current_position()
         with follower(handle.read_from(start, follow=True)) as (found, until):
@@ -184,8 +193,8 @@ def test_a_follower_that_sleeps_through_truncation_goes_on(shared):
             assert contents(found) == told(start, start + 100)
 
 
-def test_a_reader_left_behind_by_truncation_is_told_in_a_read_only_handle_too(shared):
-    wal, quiet = shared.open(), shared.open(read_only=True)
+def test_a_reader_left_behind_by_truncation_is_told_in_a_read_only_handle_too(followed):
+    wal, quiet = followed.open(), followed.open(read_only=True)
     fill(wal, 300)
     reader = quiet.read_from(0, follow=True, timeout=0)
     next(reader)
@@ -198,29 +207,29 @@ def test_a_reader_left_behind_by_truncation_is_told_in_a_read_only_handle_too(sh
     assert quiet.first_position == oldest
 
 
-def test_a_read_only_follower_outlives_the_writer(shared):
+def test_a_read_only_follower_outlives_the_writer(followed):
     """It goes on when the log is opened again, by whomever."""
-    wal = shared.open()
+    wal = followed.open()
     fill(wal, 10)
-    with follower(shared.open(read_only=True).read_from(0, follow=True)) as (found, until):
+    with follower(followed.open(read_only=True).read_from(0, follow=True)) as (found, until):
         until(10)
         for round_ in range(1, 4):
             wal.close()
-            wal = shared.open()
+            wal = followed.open()
             fill(wal, 50)
             until(10 + 50 * round_)
     assert contents(found) == told(0, 160)
 
 
-def test_many_followers_see_the_same(shared):
-    wal, other = shared.open(), shared.open()
-    handles = [wal, other, shared.open(read_only=True)] * 2
+def test_many_followers_see_the_same(followed):
+    wal, other = followed.open(), followed.open()
+    handles = [wal, other, followed.open(read_only=True)] * 2
     with contextlib.ExitStack() as stack:
         followers = [
             stack.enter_context(follower(handle.read_from(0, follow=True))) for handle in handles
         ]
-        for turn in range(100):
+        for turn in range(50):
             fill((wal, other)[turn % 2], 2)
         for found, until in followers:
-            until(200)
-            assert contents(found) == told(0, 200)
+            until(100)
+            assert contents(found) == told(0, 100)

@@ -42,6 +42,15 @@ cdef extern from "_crc32.h" nogil:
     uint32_t treering_crc32(uint32_t value, const unsigned char *data, size_t length)
     const char *treering_crc32_kind()
 
+cdef extern from "_bytes.h" nogil:
+    uint16_t get16 "treering_get_16"(const void *p)
+    uint32_t get32 "treering_get_32"(const void *p)
+    uint64_t get64 "treering_get_64"(const void *p)
+    void put16 "treering_put_16"(void *p, uint16_t value)
+    void put32 "treering_put_32"(void *p, uint32_t value)
+    void put64 "treering_put_64"(void *p, uint64_t value)
+    void treering_prefetch(const void *p)
+
 cdef extern from "_shared.h" nogil:
     int TREERING_HAS_MUTEX
     int EOWNERDEAD
@@ -50,6 +59,7 @@ cdef extern from "_shared.h" nogil:
     void treering_store_strong(uint64_t *word, uint64_t value)
     void treering_add_one(uint64_t *word)
     void treering_fence()
+    void treering_fence_after_unlock()
     void treering_barrier()
     int treering_mutex_init(void *mutex, int is_private)
     int treering_mutex_try(void *mutex)
@@ -148,35 +158,11 @@ def crc32_kind():
     return treering_crc32_kind().decode()
 
 
-# --- Little-endian fields at any address ---------------------------------------------------------
-# Compilers turn these into single loads and stores on little-endian machines.
-
-cdef inline uint16_t get16(const uint8_t *p) noexcept nogil:
-    return <uint16_t>(p[0] | (<uint16_t>p[1] << 8))
-
-cdef inline uint32_t get32(const uint8_t *p) noexcept nogil:
-    return p[0] | (<uint32_t>p[1] << 8) | (<uint32_t>p[2] << 16) | (<uint32_t>p[3] << 24)
-
-cdef inline uint64_t get64(const uint8_t *p) noexcept nogil:
-    return get32(p) | (<uint64_t>get32(p + 4) << 32)
-
-cdef inline void put16(uint8_t *p, uint16_t v) noexcept nogil:
-    p[0] = v & 0xFF
-    p[1] = v >> 8
-
-cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
-    p[0] = v & 0xFF
-    p[1] = (v >> 8) & 0xFF
-    p[2] = (v >> 16) & 0xFF
-    p[3] = v >> 24
-
-cdef inline void put64(uint8_t *p, uint64_t v) noexcept nogil:
-    put32(p, <uint32_t>v)
-    put32(p + 4, <uint32_t>(v >> 32))
-
-
 # --- Records -------------------------------------------------------------------------------------
 
+# Bytes and views of bytes are never part of a cycle, so the collector need not know of records.
+@cython.no_gc
+@cython.freelist(16)
 cdef class Record:
     """One entry of the log; immutable.
 
@@ -200,13 +186,18 @@ cdef class Record:
         self, key, value=b"", *, timestamp=None, timestamp_ns=None, expires_at=None,
         expires_at_ns=None, headers=None, stream=0, tombstone=False, position=None,
     ):
-        self.key = as_bytes(key, "key")
-        self.value = as_bytes(value, "value")
-        self._timestamp = nanoseconds(timestamp, timestamp_ns, "timestamp") or 0
-        self._expires = nanoseconds(expires_at, expires_at_ns, "expires_at") or 0
-        wire = wire_headers(headers)
-        self._wire = wire if wire else None
-        self._stream_number = check_stream(stream)
+        self.key = key if type(key) is bytes else as_bytes(key, "key")
+        self.value = value if type(value) is bytes else as_bytes(value, "value")
+        self._timestamp = self._expires = self._stream_number = 0
+        self._wire = None
+        if timestamp is not None or timestamp_ns is not None:
+            self._timestamp = nanoseconds(timestamp, timestamp_ns, "timestamp")
+        if expires_at is not None or expires_at_ns is not None:
+            self._expires = nanoseconds(expires_at, expires_at_ns, "expires_at")
+        if headers is not None:
+            self._wire = wire_headers(headers) or None
+        if type(stream) is not int or stream != 0:
+            self._stream_number = check_stream(stream)
         self._flags = TOMBSTONE if tombstone else 0
         self._raw = 0
         self._position = -1 if position is None else check_position(position)
@@ -371,6 +362,27 @@ cdef inline void put_record_header(
     put16(p + 2, <uint16_t>key_bytes)
     put32(p + 4, <uint32_t>value_bytes)
     put64(p + 8, timestamp)
+
+
+cdef inline uint8_t *put_pair(
+    uint8_t *p, bytes key, bytes value, uint8_t flags, uint64_t now_ns
+):
+    """Encode a record that is nothing but key and value at `p`; where the next one goes."""
+    cdef size_t key_bytes = PyBytes_GET_SIZE(key), value_bytes = PyBytes_GET_SIZE(value)
+    put_record_header(p, flags, key_bytes, value_bytes, now_ns)
+    memcpy(p + RECORD_BYTES, PyBytes_AS_STRING(key), key_bytes)
+    memcpy(p + RECORD_BYTES + key_bytes, PyBytes_AS_STRING(value), value_bytes)
+    return p + RECORD_BYTES + key_bytes + value_bytes
+
+
+cdef inline size_t pair_bytes(item) except -1:
+    """Size of the record that a (key, value) pair makes; 0 if it is anything else."""
+    if type(item) is not tuple or len(<tuple>item) != 2:
+        return 0
+    key, value = (<tuple>item)[0], (<tuple>item)[1]
+    if type(key) is not bytes or type(value) is not bytes or PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
+        return 0
+    return RECORD_BYTES + PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
 
 
 cdef inline void seal_frame(
@@ -777,18 +789,38 @@ cdef class SharedPage:
 
     def close(self):
         """Let go of the buffer; later calls raise ClosedError. The memory stays as long as a
-        thread is inside a call on it."""
+        thread is inside a call on it or holds one of its mutexes."""
         self._closed = True
         self._release_if_unused()
 
+    def abandon(self):
+        """In a forked child: the threads that were inside, and the locks, are the parent's."""
+        self._inside = 0
+        self._holder = self._sync_holder = None
+        self.close()
+
     cdef _release_if_unused(self):
-        if self._closed and self._inside == 0 and self._words != NULL:
+        # A robust mutex that its thread holds must stay in memory: the C library has it in a list.
+        if (
+            self._closed and self._inside == 0 and self._words != NULL
+            and self._holder is None and self._sync_holder is None
+        ):
             self._words = NULL
             PyBuffer_Release(&self._view)
 
     cdef _leave(self):
         self._inside -= 1
         self._release_if_unused()
+
+    cdef int _leave_closed(self, int code, void *mutex) except -1:
+        """As _leave; a mutex that came too late, after the page was closed, is given back."""
+        cdef bint closed = self._closed
+        if closed and (code == 0 or code == EOWNERDEAD):
+            treering_mutex_unlock(mutex)
+        self._leave()
+        if closed:
+            raise closed_error()
+        return 0
 
     def __dealloc__(self):
         if self._words != NULL:
@@ -824,7 +856,8 @@ cdef class SharedPage:
         """Publish: the log now ends before `position`, its frames before `offset`."""
         self._check_writable()
         self._word(0)
-        finish(self._words, position, offset, newest_ns)
+        if finish(self._words, position, offset, newest_ns):
+            treering_futex_wake(self._words + WORD_END)
 
     def initialise_mutexes(self, *, bint private):
         """Make both mutexes new: robust and shared between processes, or private to this one."""
@@ -841,7 +874,7 @@ cdef class SharedPage:
             self._inside += 1
             with nogil:
                 code = treering_mutex_lock(mutex, timeout)
-            self._leave()
+            self._leave_closed(code, mutex)
         if code == EBUSY or code == ETIMEDOUT:
             return TIMED_OUT
         if code != 0 and code != EOWNERDEAD:
@@ -853,8 +886,8 @@ cdef class SharedPage:
         return OWNER_DIED if code == EOWNERDEAD else ACQUIRED
 
     def unlock(self, size_t mutex_offset):
-        """Give the mutex back; whether this thread had it."""
-        if self._words == NULL or self._closed:
+        """Give the mutex back, also on a closed page; whether this thread had it."""
+        if self._words == NULL:
             return False
         # Private mutexes do not know their owner: only the holder may pass.
         if mutex_offset == APPEND_MUTEX_OFFSET:
@@ -866,7 +899,12 @@ cdef class SharedPage:
                 return False
             self._sync_holder = None
         treering_mutex_unlock(<uint8_t *>self._words + mutex_offset)
+        self._release_if_unused()
         return True
+
+    def holds_sync(self):
+        """Whether this thread has the sync mutex."""
+        return self._sync_holder is not None and self._sync_holder == threading.get_ident()
 
     def join_sync(self, uint64_t position, double timeout):
         """Sleep while somebody syncs and `position` is not durable; True once this thread has the
@@ -878,7 +916,7 @@ cdef class SharedPage:
         self._inside += 1
         with nogil:
             code = join(words, position, timeout, &self._closed)
-        self._leave()
+        self._leave_closed(code, <uint8_t *>words + SYNC_MUTEX_OFFSET)
         if code != 0:
             return False
         self._sync_holder = threading.get_ident()
@@ -936,8 +974,7 @@ cdef class SharedPage:
         """Wake everybody who sleeps on the word."""
         cdef uint64_t *address = self._word(word)
         treering_fence()
-        if treering_load(self._words + flag):
-            treering_store_strong(self._words + flag, 0)
+        if treering_load(self._words + flag):  # stays set: whoever moves the word clears it before
             treering_futex_wake(address)
 
 
@@ -1003,15 +1040,21 @@ cdef inline void begin(
     treering_barrier()
 
 
-cdef inline void finish(
+cdef inline bint finish(
     uint64_t *words, uint64_t position, uint64_t offset, uint64_t newest_ns
 ) noexcept nogil:
+    """Whether somebody sleeps until the end moves. Their flag is cleared before it does: whoever
+    sets it later has seen the new end, and is left for the next append to wake."""
+    cdef bint asleep = treering_load(words + WORD_APPEND_WAITERS) != 0
+    if asleep:
+        treering_store_strong(words + WORD_APPEND_WAITERS, 0)
     treering_barrier()
     if newest_ns > words[WORD_NEWEST]:
         words[WORD_NEWEST] = newest_ns
     treering_store(words + WORD_END_OFFSET, offset)
     treering_store(words + WORD_END, position)
     treering_store(words + WORD_DIRTY, 0)
+    return asleep
 
 
 # --- Append --------------------------------------------------------------------------------------
@@ -1132,7 +1175,7 @@ cdef class Tail:
         return position
 
     def append_records(self, records, bint durable):
-        """Append records as one frame; the first one's position."""
+        """Append records, or (key, value) pairs, as one frame; the first one's position."""
         cdef tuple fixed = tuple(records)
         cdef int64_t position = self._group(fixed, True)
         if position < 0:
@@ -1178,7 +1221,10 @@ cdef class Tail:
             page._leave()
             if page._closed:
                 return -1
-            serve_signals(code, mutex)
+            if code == EBUSY or code == ETIMEDOUT:  # never with the mutex in hand
+                PyErr_CheckSignals()
+                if page._closed:
+                    return -1
         if code == EOWNERDEAD:
             # Consistent again; the dirty mark below tells whether there is something to mend.
             code = 0
@@ -1197,41 +1243,40 @@ cdef class Tail:
 
     cdef int64_t _plain(self, bytes key, bytes value, uint8_t flags, bint wait) except -2:
         """Append one plain record; -1: leave it to `slow`."""
-        cdef size_t key_bytes = PyBytes_GET_SIZE(key), value_bytes = PyBytes_GET_SIZE(value)
-        cdef size_t used = FRAME_BYTES + RECORD_BYTES + key_bytes + value_bytes
+        cdef size_t used = FRAME_BYTES + RECORD_BYTES
         cdef size_t length
+        cdef bint asleep
         cdef uint64_t *words
         cdef uint8_t *start
-        cdef uint8_t *p
         cdef uint64_t position, offset, now_ns
         if self._lock(wait) < 0:
             return -1
+        used += PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
         words = self._page._words
         position = words[WORD_END]
         offset = words[WORD_END_OFFSET]
         length = align_up(used, self._align)
-        if offset + length > self._limit:
+        if offset > self._limit or length > self._limit - offset:
             treering_mutex_unlock(<uint8_t *>words + APPEND_MUTEX_OFFSET)
             return -1
         now_ns = treering_now_ns()
         start = self._mapping + offset
         begin(words, position, offset, offset + length)
-        p = start + FRAME_BYTES
-        put_record_header(p, flags, key_bytes, value_bytes, now_ns)
-        memcpy(p + RECORD_BYTES, PyBytes_AS_STRING(key), key_bytes)
-        memcpy(p + RECORD_BYTES + key_bytes, PyBytes_AS_STRING(value), value_bytes)
+        treering_prefetch(start + length)
+        put_pair(start + FRAME_BYTES, key, value, flags, now_ns)
         seal_frame(
             start, used, length, 1, position, treering_load(words + WORD_DURABLE), self._tag,
             self._seed,
         )
-        finish(words, position + 1, offset + length, now_ns)
+        asleep = finish(words, position + 1, offset + length, now_ns)
         treering_mutex_unlock(<uint8_t *>words + APPEND_MUTEX_OFFSET)
-        self._published(offset + length)
+        self._published(offset + length, asleep)
         return position
 
     cdef int64_t _group(self, tuple records, bint wait) except -2:
         """Append records as one frame; -1: leave it to `slow`."""
         cdef size_t used = FRAME_BYTES, length, size
+        cdef bint asleep
         cdef uint64_t *words
         cdef uint8_t *start
         cdef uint8_t *p
@@ -1240,14 +1285,15 @@ cdef class Tail:
         if not records or self._plain_bytes_max < 0:
             return -1
         for item in records:
-            if type(item) is not Record or type((<Record>item).value) is not bytes:
+            if type(item) is Record and type((<Record>item).value) is bytes:
+                size = record_bytes(<Record>item)
+                if (<Record>item)._timestamp > newest:
+                    newest = (<Record>item)._timestamp
+            else:
+                size = pair_bytes(item)
+            if size == 0 or size > <size_t>self._plain_bytes_max:
                 return -1
-            size = record_bytes(<Record>item)
             used += size
-            if size > <size_t>self._plain_bytes_max:
-                return -1
-            if (<Record>item)._timestamp > newest:
-                newest = (<Record>item)._timestamp
         # Only batches that are small beside a segment are encoded under the lock.
         if used > <size_t>self._plain_bytes_max or self._lock(wait) < 0:
             return -1
@@ -1255,7 +1301,7 @@ cdef class Tail:
         position = words[WORD_END]
         offset = words[WORD_END_OFFSET]
         length = align_up(used, self._align)
-        if offset + length > self._limit:
+        if offset > self._limit or length > self._limit - offset:
             treering_mutex_unlock(<uint8_t *>words + APPEND_MUTEX_OFFSET)
             return -1
         now_ns = treering_now_ns()
@@ -1263,37 +1309,32 @@ cdef class Tail:
         begin(words, position, offset, offset + length)
         p = start + FRAME_BYTES
         for item in records:
-            record = <Record>item
-            p = put_record(p, record, <bytes>record.value, now_ns)
+            if type(item) is tuple:
+                p = put_pair(p, <bytes>(<tuple>item)[0], <bytes>(<tuple>item)[1], 0, now_ns)
+            else:
+                record = <Record>item
+                p = put_record(p, record, <bytes>record.value, now_ns)
         seal_frame(
             start, used, length, len(records), position, treering_load(words + WORD_DURABLE),
             self._tag, self._seed,
         )
-        finish(words, position + len(records), offset + length, max(newest, now_ns))
+        asleep = finish(words, position + len(records), offset + length, max(newest, now_ns))
         treering_mutex_unlock(<uint8_t *>words + APPEND_MUTEX_OFFSET)
-        self._published(offset + length)
+        self._published(offset + length, asleep)
         return position
 
-    cdef inline int _published(self, uint64_t end) except -1:
+    cdef inline int _published(self, uint64_t end, bint asleep) except -1:
         cdef uint64_t *words = self._page._words
-        treering_fence()
-        if treering_load(words + WORD_APPEND_WAITERS):
-            treering_store_strong(words + WORD_APPEND_WAITERS, 0)
+        treering_fence_after_unlock()
+        if asleep or treering_load(words + WORD_APPEND_WAITERS):
             treering_futex_wake(words + WORD_END)
         if not treering_load(&self._armed):
             treering_store_strong(&self._armed, 1)
-            self._arm()
+            try:
+                self._arm()
+            except BaseException:  # an interrupt: the next append has to arm
+                treering_store_strong(&self._armed, 0)
+                raise
         if end >= self.chore_offset:
             self._chore()
         return 0
-
-
-cdef int serve_signals(int code, void *mutex) except -1:
-    """Let signal handlers run while we wait; a mutex just acquired is given back if one raises."""
-    try:
-        PyErr_CheckSignals()
-    except BaseException:
-        if code == 0 or code == EOWNERDEAD:
-            treering_mutex_unlock(mutex)
-        raise
-    return 0

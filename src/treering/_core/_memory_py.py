@@ -16,6 +16,7 @@ import errno
 import os
 import platform
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -93,13 +94,20 @@ class SharedPage:
         self._words: Any = memoryview(buffer)[: fmt.CONTROL_BYTES].cast("Q")
         self._anchor = ctypes.c_char.from_buffer(buffer) if write else None
         self._address = ctypes.addressof(self._anchor) if self._anchor is not None else 0
+        # A robust mutex that its thread holds must stay in memory: the C library has it in a list.
+        self._held: dict[int, tuple[Any, int]] = {}
 
     def close(self) -> None:
         """Let go of the buffer; later calls raise ClosedError. The memory stays as long as a
-        thread is inside a call on it."""
+        thread is inside a call on it or holds one of its mutexes."""
         self._words = _CLOSED
         self._anchor = None
         self._address = 0
+
+    def abandon(self) -> None:
+        """In a forked child: the locks are the parent's."""
+        self._held.clear()
+        self.close()
 
     def load(self, word: int) -> int:
         """The word's value."""
@@ -121,11 +129,18 @@ class SharedPage:
     def finish(self, position: int, offset: int, newest_ns: int) -> None:
         """Publish: the log now ends before `position`, its frames before `offset`."""
         words = self._words
+        # Cleared before the end moves: whoever sets it later has seen the new end, and is left for
+        # the next append to wake.
+        asleep = words[fmt.WORD_APPEND_WAITERS]
+        if asleep:
+            words[fmt.WORD_APPEND_WAITERS] = 0
         if newest_ns > words[fmt.WORD_NEWEST]:
             words[fmt.WORD_NEWEST] = newest_ns
         words[fmt.WORD_END_OFFSET] = offset
         words[fmt.WORD_END] = position
         words[fmt.WORD_DIRTY] = 0
+        if asleep:
+            _futex_wake(self._address + 8 * fmt.WORD_END)
 
     def initialise_mutexes(self, *, private: bool) -> None:
         """Make both mutexes new: robust and shared between processes, or private to this one."""
@@ -158,18 +173,29 @@ class SharedPage:
             return TIMED_OUT
         if code == errno.EOWNERDEAD:
             _pthread.pthread_mutex_consistent(address)
-            return OWNER_DIED
-        if code:
+        elif code:
             raise OSError(code, os.strerror(code))
-        return ACQUIRED
+        self._held[mutex_offset] = anchor, threading.get_ident()
+        if self._anchor is None:  # it came too late
+            self.unlock(mutex_offset)
+            raise closed_error()
+        return OWNER_DIED if code else ACQUIRED
 
     def unlock(self, mutex_offset: int) -> bool:
-        """Give the mutex back; whether this thread had it."""
-        anchor = self._anchor
-        if anchor is None:
+        """Give the mutex back, also on a closed page; whether this thread had it."""
+        held = self._held.get(mutex_offset)
+        anchor = self._anchor if held is None else held[0]
+        if anchor is None or (held is not None and held[1] != threading.get_ident()):
             return False
+        if held is not None:
+            del self._held[mutex_offset]
         code: int = _pthread.pthread_mutex_unlock(ctypes.addressof(anchor) + mutex_offset)
         return code == 0
+
+    def holds_sync(self) -> bool:
+        """Whether this thread has the sync mutex."""
+        held = self._held.get(fmt.SYNC_MUTEX_OFFSET)
+        return held is not None and held[1] == threading.get_ident()
 
     def join_sync(self, position: int, timeout: float) -> bool:
         """Sleep while somebody syncs and `position` is not durable; True once this thread has the
@@ -203,13 +229,16 @@ class SharedPage:
 
     def end_sync(self) -> None:
         """Count a sync that is over and wake whom it concerns."""
+        asleep = self._words[fmt.WORD_SYNC_WAITERS]
+        if asleep:
+            self._words[fmt.WORD_SYNC_WAITERS] = 0
         self._words[fmt.WORD_SYNCS] += 1
-        self.wake(fmt.WORD_SYNCS, fmt.WORD_SYNC_WAITERS)
+        if asleep or self._words[fmt.WORD_SYNC_WAITERS]:
+            _futex_wake(self._address + 8 * fmt.WORD_SYNCS)
 
     def wake(self, word: int, flag: int) -> None:
         """Wake the native processes that sleep on the word; those of this build poll."""
-        if self._words[flag]:
-            self._words[flag] = 0
+        if self._words[flag]:  # stays set: whoever moves the word clears it before
             _futex_wake(self._address + 8 * word)
 
 
@@ -236,7 +265,7 @@ class Tail:
         self,
         page: SharedPage,
         run_locked: Callable[..., Any],
-        slow: Callable[[Sequence[Record], bool], int],
+        slow: Callable[[Sequence[Any], bool], int],
         make: Callable[..., Record],
         chore: Callable[[], None],
         arm: Callable[[], None] | None,
@@ -318,8 +347,8 @@ class Tail:
         record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
         return self._slow((record,), durable)
 
-    def append_records(self, records: Sequence[Record], durable: bool) -> int:
-        """Append records as one frame; the first one's position."""
+    def append_records(self, records: Sequence[Record | tuple[bytes, bytes]], durable: bool) -> int:
+        """Append records, or (key, value) pairs, as one frame; the first one's position."""
         return self._slow(records, durable)
 
     def _plain(self, key: bytes, value: bytes, flags: int, durable: bool) -> int:
@@ -362,10 +391,13 @@ class Tail:
         page = self._page
         if page.load(fmt.WORD_APPEND_WAITERS):
             page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
-        if not self._armed:
-            self._armed = True
-            if self._arm is not None:
+        if not self._armed and self._arm is not None:
+            try:
+                self._armed = True
                 self._arm()
+            except BaseException:  # an interrupt: the next append has to arm
+                self._armed = False
+                raise
         if page.load(fmt.WORD_END_OFFSET) >= self.chore_offset:
             self._chore()
 

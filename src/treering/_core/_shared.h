@@ -23,6 +23,12 @@
 #define TREERING_ADD_ONE(pointer) ((void)__atomic_fetch_add((pointer), 1, __ATOMIC_SEQ_CST))
 #define TREERING_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 /* Keeps the compiler from moving stores across: what a dead process had stored is in program order. */
+#if defined(__x86_64__)
+/* Giving a mutex back is a locked instruction here, which is a fence already. */
+#define TREERING_FENCE_AFTER_UNLOCK() TREERING_BARRIER()
+#else
+#define TREERING_FENCE_AFTER_UNLOCK() TREERING_FENCE()
+#endif
 #define TREERING_BARRIER() __asm__ __volatile__("" ::: "memory")
 #else
 #define TREERING_LOAD(pointer) (*(volatile uint64_t *)(pointer))
@@ -30,6 +36,7 @@
 #define TREERING_STORE_STRONG(pointer, value) (*(volatile uint64_t *)(pointer) = (value))
 #define TREERING_ADD_ONE(pointer) ((void)++*(volatile uint64_t *)(pointer))
 #define TREERING_FENCE() ((void)0)
+#define TREERING_FENCE_AFTER_UNLOCK() ((void)0)
 #define TREERING_BARRIER() ((void)0)
 #endif
 
@@ -38,6 +45,7 @@ static void treering_store(uint64_t *word, uint64_t value) { TREERING_STORE(word
 static void treering_store_strong(uint64_t *word, uint64_t value) { TREERING_STORE_STRONG(word, value); }
 static void treering_add_one(uint64_t *word) { TREERING_ADD_ONE(word); }
 static void treering_fence(void) { TREERING_FENCE(); }
+static void treering_fence_after_unlock(void) { TREERING_FENCE_AFTER_UNLOCK(); }
 static void treering_barrier(void) { TREERING_BARRIER(); }
 
 /* The futex bit of those who follow the log; the 31 others belong to waiters for an fsync. */

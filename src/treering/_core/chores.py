@@ -5,6 +5,7 @@ All of it only saves time. If it fails or never happens, appending and opening d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Chores:
         self._spare_at = 0
         self._seals: list[tuple[fmt.SegmentHeader, int]] = []
         self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # closing may come out of the collector, inside of `_wake`
         self._thread: threading.Thread | None = None
         self._stopped = False
         self.rolled: Callable[[], object] = lambda: None
@@ -104,10 +105,11 @@ class Chores:
 
     def stop(self) -> None:
         """Finish what is due and end the thread."""
-        self._stopped = True
+        with self._lock:  # a thread that is being started cannot be joined yet
+            self._stopped = True
+            thread, self._thread = self._thread, None
         self._event.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join()
         self._do_due()
 
@@ -128,7 +130,8 @@ def seal_segment(directory: Directory, header: fmt.SegmentHeader, end: int) -> N
             size = file.size()
             if segments.read_header(file) != header:
                 return
-            if segments.intact_trailer(file, header, size) is not None:
+            trailer = segments.intact_trailer(file, header, size)
+            if trailer is not None and trailer.end <= end:
                 return
             found = segments.scan_frames(file, header, size)
             if found.position >= end:
@@ -149,7 +152,8 @@ def make_spare(directory: Directory, size_bytes: int) -> None:
             file.sync()
         directory.rename(temporary, SPARE)
     except StorageError:
-        directory.remove(temporary)
+        with contextlib.suppress(StorageError):
+            directory.remove(temporary)
 
 
 def take_spare(directory: Directory, name: str, header: fmt.SegmentHeader, size_bytes: int) -> bool:

@@ -45,9 +45,9 @@ class Commit:
         self._lock.close()
 
     def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        # Not closed but dropped: another thread, or what a signal interrupted, may be about to
+        # fsync it, and must not meet another file under its number.
+        self._file = None
 
     def wait(self, position: int, timeout: float | None = None) -> None:
         """Return once the record at `position` is durable.
@@ -75,6 +75,9 @@ class Commit:
     def _lead_or_sleep(self, position: int, seconds: float) -> None:
         """Sync on behalf of all who wait; or wait for whoever is doing so. Giving the lock back
         wakes all; it is tried twice because a signal's exception may come between any two steps."""
+        if self._lock.held():  # a signal handler that interrupted a sync cannot wait for it
+            self._sync_tail()
+            return
         try:
             try:
                 if self._lock.join(position, seconds) and self._load(fmt.WORD_DURABLE) <= position:
@@ -162,7 +165,7 @@ class Deadline:
         self._armed = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
+        self._start_lock = threading.RLock()
         self.disarm: Callable[[], None] = _nothing
 
     def arm(self) -> None:
@@ -183,7 +186,8 @@ class Deadline:
         """End the thread; what is not durable stays so."""
         self._stopped.set()
         self._armed.set()
-        thread = self._thread
+        with self._start_lock:  # a thread that is being started cannot be joined yet
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 

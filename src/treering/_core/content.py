@@ -71,9 +71,11 @@ class Content:
 
     @property
     def prefix_end(self) -> int:
-        """The position up to which nothing is missing."""
+        """The position up to which nothing is missing, of what the segment says is its own."""
         first = self.runs[0] if self.runs else None
-        return first.end if first is not None and first.position == self.base else self.base
+        if first is None or first.position != self.base:
+            return self.base
+        return min(first.end, self.own_end)
 
     @property
     def own_end(self) -> int:

@@ -55,7 +55,7 @@ class Control:
         except DiskFullError:
             # Opening must work on a full disk. With nobody else there, the old page will do.
             directory.remove(temporary)
-            if not reuse:
+            if not reuse or fmt.CONTROL_NAME not in directory.names():
                 raise
             temporary = fmt.CONTROL_NAME
             control = cls._map(directory.open(temporary, WRITE), write=True)
@@ -138,6 +138,11 @@ class Control:
             self.page.close()
             self.file.close()
 
+    def abandon(self) -> None:
+        """In a forked child: as `close`; who was inside, or held a lock, did so in the parent."""
+        self.page.abandon()
+        self.close()
+
     @property
     def closed(self) -> bool:
         """Whether close was called."""
@@ -171,6 +176,7 @@ class AppendLock:
         self._control = control
         self._timeout = timeout
         self._entered = False
+        self.closed = False  # set, under the lock where possible, by the handle that closes
         kind = control.lock_kind
         self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
         self._file = kind == FILE_LOCK
@@ -193,7 +199,10 @@ class AppendLock:
                 finally:
                     self._release()
             finally:
-                self._release()
+                try:
+                    self._release()
+                finally:
+                    self._entered = False  # no call: it must not fail at the end of the stack
 
     def try_run(self, action: Callable[..., T], *args: Any) -> T | None:
         """action(*args) if the lock is free; None, at once, if it is not."""
@@ -204,15 +213,17 @@ class AppendLock:
                 return None
             try:
                 self._entered = True
-                return action(*args) if self._acquire_slice(0) else None
+                return action(*args) if not self.closed and self._acquire_slice(0) else None
             finally:
-                self._release()
+                try:
+                    self._release()
+                finally:
+                    self._entered = False
         finally:
             self._threads.release()
 
     def _acquire(self) -> None:
-        if self._control.closed:
-            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+        self._check_open()
         until = time.monotonic() + self._timeout
         while not self._acquire_slice(_SLICE_SECONDS):
             if time.monotonic() > until:
@@ -220,6 +231,11 @@ class AppendLock:
                     f"another process has held the append lock for {self._timeout:g} s",
                     hint="Look for a stopped process among those that have the log open",
                 )
+        self._check_open()  # what a closing handle has vouched for must not change any more
+
+    def _check_open(self) -> None:
+        if self.closed or self._control.closed:
+            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
 
     def _acquire_slice(self, seconds: float) -> bool:
         """One bounded try, so that signals are served while we wait."""
@@ -242,7 +258,11 @@ class AppendLock:
             self._control.page.unlock(fmt.APPEND_MUTEX_OFFSET)
         elif self._file:
             self._control.file.unlock()
-        self._entered = False
+
+    def shut(self) -> None:
+        """Refuse all further actions of this handle, though another process has the lock."""
+        with self._threads:
+            self.closed = True
 
 
 class SyncLock:
@@ -251,9 +271,11 @@ class SyncLock:
     def __init__(self, directory: Directory, control: Control) -> None:
         kind = control.lock_kind
         self._mutex = kind == mutex_kind() != 0 or (kind == PRIVATE_LOCK and backend == "native")
+        self._control = control
         self._page = control.page
         self._load = control.load
-        self._threads = threading.Lock()
+        # One that knows its owner: an interrupt may come before we do.
+        self._threads = threading.RLock()
         self._owner: int | None = None
         # The append lock is a lock on the control page's file; this one needs a file of its own.
         self._file = directory.open(fmt.MANIFEST_NAME) if kind == FILE_LOCK else None
@@ -270,7 +292,7 @@ class SyncLock:
         return False
 
     def _try_acquire(self) -> bool:
-        if not self._threads.acquire(blocking=False):
+        if self._owner is not None or not self._threads.acquire(blocking=False):
             return False
         self._owner = threading.get_ident()
         if self._file is None or self._file.try_lock(exclusive=True):
@@ -283,18 +305,26 @@ class SyncLock:
 
         In this order: a waiter that finds the lock taken must not miss the wake that follows.
         """
-        if self._give_back():
+        if self._give_back() and not self._control.closed:
             self._page.end_sync()
+
+    def held(self) -> bool:
+        """Whether this thread has it: then a signal handler runs that interrupted a sync."""
+        if self._mutex:
+            return self._page.holds_sync()
+        return self._owner == threading.get_ident()
 
     def _give_back(self) -> bool:
         if self._mutex:
             return self._page.unlock(fmt.SYNC_MUTEX_OFFSET)
-        if self._owner != threading.get_ident():
+        if self._owner == threading.get_ident():
+            if self._file is not None:
+                self._file.unlock()
+            self._owner = None
+        try:
+            self._threads.release()
+        except RuntimeError:  # another thread's, or nobody's
             return False
-        if self._file is not None:
-            self._file.unlock()
-        self._owner = None
-        self._threads.release()
         return True
 
     def close(self) -> None:
@@ -307,6 +337,7 @@ class HandleLocks:
     """The two file locks of a handle: `opening` while it opens, `lock` as long as it lives."""
 
     def __init__(self, directory: Directory) -> None:
+        self._inherited = False
         self._opening = directory.open(fmt.OPENING_NAME, WRITE | os.O_CREAT)
         try:
             self._life = directory.open(fmt.LOCK_NAME, WRITE | os.O_CREAT)
@@ -342,9 +373,17 @@ class HandleLocks:
         return self._opening.try_lock(exclusive=True) and self.alone()
 
     def close(self) -> None:
-        """Give up both locks; idempotent."""
-        self._opening.close()
-        self._life.close()
+        """Give up both locks; idempotent. The opening lock last: who gets it must not find the
+        other one taken by a handle that is gone."""
+        for file in (self._life, self._opening):
+            if not self._inherited:
+                # Closing is not enough while a child, just forked, has not yet begun its program.
+                file.unlock()
+            file.close()
+
+    def abandon(self) -> None:
+        """In a forked child: the locks are the parent's; closing must not give them up."""
+        self._inherited = True
 
 
 def boot_number(directory: Directory) -> int:

@@ -20,8 +20,9 @@ from .control import AppendLock, Control, HandleLocks, choose_lock_kind
 from .errors import LockedError, StorageError, TreeringError
 from .files import Directory, SystemFiles
 from .options import WalConfig
+from .quiet import Look, QuietSource
 from .recovery import Progress, RecoveryReport
-from .source import LiveSource, QuietSource, Segments, Start, pruned_error
+from .source import LiveSource, Segments, pruned_error
 from .truncation import truncate_after, truncate_before
 from .writer import Writer, publish, trusts_mapping
 
@@ -251,6 +252,8 @@ class Engine:
         self._closed = True
         self.kept.abandon()
         self.writer.abandon()
+        self.control.abandon()
+        self._locks.abandon()
         self._held.close()
 
 
@@ -266,28 +269,37 @@ class QuietEngine:
         if not directory.exists():
             raise recovery.not_found(directory.path)
         facts, decided = recovery.steady_plan(directory, progress)
-        damaged = None
-        try:
-            recovery.refuse(decided)
-        except TreeringError as error:
-            damaged = error
-        if damaged is not None and decided.damage is None:
-            raise damaged
+        start = _look(facts, decided, decided.epoch)
+        if start.damage is not None and decided.damage is None:
+            raise start.damage
         self.report = recovery.report(facts, decided, started)
         self.log_id = decided.log_id
-        start = Start(decided.first_position, decided.end, decided.epoch, damaged)
         self.source = QuietSource(directory, start, self._look_again)
         self.kept = Segments(self.source)
 
-    def _look_again(self) -> Start:
+    def _look_again(self, epoch: int) -> Look:
         """After truncate_after by a live writer: where the log starts and ends now."""
-        _, decided = recovery.steady_plan(self.directory)
-        return Start(decided.first_position, decided.end, decided.epoch, None)
+        return _look(*recovery.steady_plan(self.directory), epoch)
 
     def close(self) -> None:
         """Let go of the files; idempotent."""
         self.kept.close()
         self.source.close()
+
+
+def _look(facts: recovery.Survey, decided: recovery.Plan, epoch: int) -> Look:
+    """What the files say to a read-only handle that last looked in that epoch."""
+    damage = None
+    try:
+        recovery.refuse(decided)
+    except TreeringError as error:
+        damage = error
+    cuts = [fact.base for fact in facts.segments if fact.header and fact.header.epoch > epoch]
+    if facts.manifest is not None and facts.manifest.epoch > epoch:
+        cuts.append(facts.manifest.cut)
+    first, end = decided.first_position, decided.end
+    durable = max(decided.durable, first)
+    return Look(first, end, durable, decided.epoch, min([end, *cuts]), damage)
 
 
 def directory_of(path: str, config: WalConfig) -> Directory:

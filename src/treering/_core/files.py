@@ -127,6 +127,10 @@ class SystemFiles:
         """Where bytes other than holes may begin at or after `offset`; None if there are none."""
         if not hasattr(os, "SEEK_DATA"):  # pragma: no cover - Windows
             return offset if offset < os.fstat(descriptor).st_size else None
+        if hasattr(os, "posix_fadvise"):
+            # Reserved pages count as data once they are cached. Reading ahead caches the next ones
+            # with every read, and a whole reserved segment would be read (ext4, Linux 6.18).
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         try:
             return os.lseek(descriptor, offset, os.SEEK_DATA)
         except OSError as error:

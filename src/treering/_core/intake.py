@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -61,6 +62,17 @@ class Intake:
         )
         return self.compressed(record, compression_name)
 
+    def as_record(self, item: Record | tuple[bytes, bytes]) -> Record:
+        """A batch's item as a record."""
+        if isinstance(item, tuple) and len(item) == 2:
+            item = Record(*item)
+        if not isinstance(item, Record):
+            raise UsageError(
+                f"a batch holds records, not {type(item).__name__}",
+                hint="Make them with Record.put(key, value) or Record.delete(key)",
+            )
+        return item
+
     def with_ttl(
         self, kind: Callable[..., Record], *fields: Any, ttl: float | None = None, **options: Any
     ) -> Record:
@@ -110,10 +122,18 @@ class Intake:
                     f"a record of {size} bytes: over 1 MiB, keep the value in a file and log a "
                     "reference to it (said once per handle)",
                     LargeRecordWarning,
-                    stacklevel=5,
+                    stacklevel=_callers_level(),
                 )
         if len(records) > 1 and total > config.batch_bytes_max:
             raise TooLargeError(
                 f"the batch takes {total} bytes, batch_bytes_max is {config.batch_bytes_max}",
                 hint="Append it in several batches, or raise the limit",
             )
+
+
+def _callers_level() -> int:
+    """The stack level, for warnings, of the first caller outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("treering."):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -75,13 +75,14 @@ class _Planner:
             self.remove.append(name)
         live = self._live_segments(manifest)
         first = manifest.first_position
-        if live and live[0].base > first:
+        told = any(f.positions and f.positions[0] <= first for f in self.problems)
+        if live and live[0].base > first and not told:
             self.note(Label.MISSING, self._segment_path(first), positions=(first, live[0].base))
-        first = max(first, live[0].base) if live else first
-        self.end = live[0].base if live else first
+        self.end = min(live[0].base, first) if live else first
         # What lies before damage can be read: the walk goes as far as there is none.
         until = min((f.positions[0] for f in self.problems if f.positions), default=fmt.NO_CUT)
         self._walk([fact for fact in live if fact.base < until], manifest, until)
+        self.end = min(self.end, until)
         self._check_end(live, manifest)
         if self.end < first:
             first = self.end
@@ -212,10 +213,10 @@ class _Planner:
             return
         self.end = following.base
         self._newest(fact)
-        if fact.trailer is not None:
-            self.note(Label.SEALED if end == following.base else Label.SUPERSEDED, fact.path)
-        else:
-            self.note(Label.UNSEALED if end == following.base else Label.SUPERSEDED, fact.path)
+        calm = Label.SEALED if fact.trailer is not None else Label.UNSEALED
+        self.note(calm if end == following.base else Label.SUPERSEDED, fact.path)
+        if fact.trailer is None or end > following.base:
+            # Also to note where it ends now: should the next one get lost, nothing old comes back.
             self.seal.append((fact.header, following.base))
 
     def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
@@ -224,6 +225,8 @@ class _Planner:
         self.durable = self.end
         self._newest(fact)
         self.note(Label.TAIL_SEALED, fact.path)
+        if self.end < fact.trailer.end:
+            self.seal.append((fact.header, self.end))
 
     def _open_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
         """The newest segment: tell its end from a torn write, and that from damage."""
@@ -234,7 +237,8 @@ class _Planner:
             self.note(Label.NEWER, fact.path, scan.offset, (scan.position, None))
             return
         self.end = scan.position
-        self.durable = max(scan.durable, _vouched(manifest, fact))
+        # What lies in older segments was durable before this one had its name.
+        self.durable = max(scan.durable, _vouched(manifest, fact), fact.base)
         self.newest_ns = max(self.newest_ns, manifest.clean_newest_ns)
         if manifest.cut <= scan.position and manifest.epoch > fact.header.epoch:
             # The cut was decided and durable before; what is behind it no longer counts.

@@ -13,11 +13,12 @@ from typing import Any
 
 from . import format as fmt
 from .arguments import whole_nanoseconds
-from .codec import INCOMPLETE, Record, RecordIterator
+from .codec import INCOMPLETE, UNKNOWN, Record, RecordIterator
 from .compression import decompress
-from .errors import DamageError, PositionError, RewoundError, StorageError
+from .errors import DamageError, DataError, PositionError, RewoundError, StorageError
 from .files import no_such_file
 from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_error
+from .survey import newer_error
 
 CHUNK_BYTES = 256 * 1024
 # Reading one record, or a step backwards, needs no more than an index step and the frame.
@@ -131,10 +132,11 @@ class _Feed:
             if position < self._source.first():
                 raise pruned_error(position, self._source.first())
             if position >= end:
+                if position < self._stop_at:
+                    self._check_damage(position)
                 if not self._wait(position):
                     return False
                 continue
-            self._check_damage(position)
             self._waiting_since = None
             if self._load(iterator, position, end):
                 return True
@@ -187,6 +189,8 @@ class _Feed:
             frame_position, needed = position, iterator.needed
             if iterator.reason == INCOMPLETE:
                 self._tries = 0
+            if iterator.reason == UNKNOWN:
+                raise newer_error(self._segment.file.path, "unknown record flags")
             if iterator.reason != INCOMPLETE and not self._look_again():
                 raise self._damage(position, at)
         assert self._segment is not None
@@ -295,14 +299,22 @@ def read_one(source: Source, kept: Segments, position: int) -> Record:
             if no_such_file(error) and position < source.first():
                 raise pruned_error(position, source.first()) from error
             raise
-        for record in _frames_from(segment, position, position + 1):
+        records = _frames_from(segment, position, position + 1)
+        for record in records:
             return record
     if source.rewinds() != rewinds:  # it was there when we looked where; now another one is
         return read_one(source, kept, position)
-    raise DamageError("the record cannot be read", path=segment.file.path, position=position)
+    raise _unreadable(segment, records, position)
 
 
-def _frames_from(segment: OpenSegment, position: int, end: int) -> Iterator[Record]:
+def _unreadable(segment: OpenSegment, records: RecordIterator, position: int) -> DataError:
+    """The error for a record that `records` ended before."""
+    if records.reason == UNKNOWN:
+        return newer_error(segment.file.path, "unknown record flags")
+    return DamageError("the record cannot be read", path=segment.file.path, position=position)
+
+
+def _frames_from(segment: OpenSegment, position: int, end: int) -> RecordIterator:
     """The records [position, end) of one segment."""
     offset, frame_position = segment.locate(position, end)
     at = offset
@@ -344,14 +356,13 @@ def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Ite
             segment = kept.get(base)
             _, lower = segment.locate(upper - 1, upper)
             lower = max(lower, stop)
-            block = list(_frames_from(segment, lower, upper))
+            records = _frames_from(segment, lower, upper)
+            block = list(records)
         before, rewinds = rewinds, source.rewinds()
         if rewinds != before and (rewinds[1] < upper or rewinds[0] - before[0] > 1):
             raise _rewound_error(source, upper)
         if len(block) != upper - lower:
-            raise DamageError(
-                "records cannot be read", path=segment.file.path, position=lower + len(block)
-            )
+            raise _unreadable(segment, records, lower + len(block))
         yield from reversed(block)
         upper = lower
 
@@ -376,16 +387,21 @@ def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
 
 
 def _first_at(segment: OpenSegment, end: int, time_ns: int) -> int | None:
-    """Position of the first record of a segment, below `end`, at or after a time."""
+    """Position of the first record of a segment, below `end`, at or after a time; or where bytes
+    cannot be read, for it may lie behind."""
     if segment.newest_ns(end) < time_ns:
-        return None
+        reached = segment.reached(end)
+        return reached if reached < end else None
     start = segment.base
     for entry in segment.index(end):
         if entry.newest_before_ns >= time_ns:
             break
         start = entry.position
     records = _frames_from(segment, start, end)
-    return next((r.position for r in records if (r.timestamp_ns or 0) >= time_ns), None)
+    for record in records:
+        if (record.timestamp_ns or 0) >= time_ns:
+            return record.position
+    return records.position if records.position < end else None
 
 
 def time_in_ns(moment: Any) -> int:

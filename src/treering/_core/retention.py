@@ -15,26 +15,32 @@ from .control import Control
 from .errors import DamageError, StorageError, UsageError
 from .files import CREATE_NEW, Directory, no_such_file
 from .options import WalConfig
+from .survey import newer_error
 from .view import View
 
 PIN_NAME_LENGTH_MAX = 200
+# What a damaged or hostile file can make us read.
+PINS_BYTES_MAX = 64 << 20
 
 
 def load_pins(directory: Directory) -> dict[str, int]:
     """All pins. DamageError if the file is damaged: truncation must not guess what is needed."""
     try:
         with directory.open(fmt.PINS_NAME) as file:
-            text = file.read(file.size(), 0)
+            text = file.read(min(file.size(), PINS_BYTES_MAX), 0)
     except StorageError as error:
         if no_such_file(error):
             return {}
         raise
     try:
         content = json.loads(text)
+        version = content["version"]
         pins = {str(name): int(position) for name, position in content["pins"].items()}
         intact = content["checksum"] == _pins_checksum(pins)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         intact, pins = False, {}
+    if intact and version != 1:
+        raise newer_error(directory.join(fmt.PINS_NAME), f"version {version!r:.20} of the pins")
     if not intact:
         raise DamageError(
             "the file of pins is damaged, so truncation cannot know what consumers need",

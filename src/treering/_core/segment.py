@@ -285,7 +285,8 @@ def survey_rest(
         if start is None or start >= size_bytes:
             break
         start = max(start & ~7, at)
-        block = file.read(min(CHUNK_BYTES, size_bytes - start), start)
+        # Up to a page's end: a page that was read in part counts as data from then on.
+        block = file.read(min(CHUNK_BYTES - start % CHUNK_BYTES, size_bytes - start), start)
         if not block:
             break
         if block == _ZEROS[: len(block)]:  # by far the most common, so by far the cheapest

@@ -1,24 +1,22 @@
 """What readers need to know of a log, and the segments they have open.
 
-`LiveSource` asks the control page; `QuietSource` (read-only handles, which may write nothing and
-trust nothing) asks only the files. Readers use pread, never a mapping: an unreadable sector becomes
-an exception, and a writer is never in their way.
+`LiveSource` asks the control page; `QuietSource` (see quiet.py), for read-only handles, the files
+alone. Readers use pread, never a mapping: an unreadable sector becomes an exception, and a writer
+is never in their way.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from . import format as fmt
-from . import manifest as manifests
 from . import segment as segments
 from .control import Control
-from .errors import ClosedError, DamageError, PrunedError, StorageError, TreeringError
-from .files import Directory, no_such_file
+from .errors import DamageError, PrunedError, TreeringError
+from .files import Directory
+from .survey import newer_error
 from .view import View
 
 WAIT_SLICE_SECONDS = 0.25
@@ -38,13 +36,17 @@ class OpenSegment:
         except fmt.FormatError as error:
             path = self.file.path
             self.file.close()
+            if isinstance(error, fmt.UnknownVersionError):
+                raise newer_error(path, error) from error
             raise DamageError(str(error), path=path, position=base) from error
         except BaseException:
             self.file.close()
             raise
         if self.header.base != base:
             self.file.close()
-            raise DamageError("the segment carries another's name", path=self.file.path)
+            raise DamageError(
+                "the segment carries another's name", path=self.file.path, offset=0, position=base
+            )
         self._index: list[fmt.IndexEntry] | None = None
         self._scanned = (self.header.frames_start, base, 0)
         self._lock = threading.Lock()
@@ -89,6 +91,13 @@ class OpenSegment:
             return self.trailer.newest_ns
         self.index(end)
         return self._scanned[2]
+
+    def reached(self, end: int) -> int:
+        """The position up to which frames are intact, as far as that is known; at most `end`."""
+        if self.trailer is not None:
+            return end
+        self.index(end)
+        return min(self._scanned[1], end)
 
     def locate(self, position: int, end: int) -> tuple[int, int]:
         """(offset, position) of a frame at or before `position`."""
@@ -222,166 +231,6 @@ class Segments:
         with self._lock:
             while self._kept:
                 self._kept.popitem()[1].close()
-
-
-class Start(NamedTuple):
-    """Where a read-only handle found the log to begin and end."""
-
-    first: int
-    end: int
-    epoch: int
-    damage: TreeringError | None
-
-
-class QuietSource:
-    """A log opened read-only: the files tell where it ends. Writes nothing, trusts no control page
-    for content; a page that a live writer keeps is used to be woken, where it can be mapped.
-
-    A whole frame at the expected place is part of the log: the writer would adopt it even if it
-    died before publishing it.
-    """
-
-    def __init__(self, directory: Directory, start: Start, look_again: Callable[[], Start]) -> None:
-        self._directory = directory
-        self._look_again = look_again
-        self._first, self._end, self._epoch, self._damage = start
-        self._damaged_from = (start.end, start.damage) if start.damage is not None else None
-        self._rewinds = (0, 0)
-        self._durable = 0
-        self._tail: OpenSegment | None = None
-        self._tail_offset = 0
-        self._bases: tuple[int, ...] = ()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._control = self._live_control()
-
-    def _live_control(self) -> Control | None:
-        try:
-            return Control.join(self._directory, write=False)
-        except (TreeringError, ValueError, OSError):
-            return None
-
-    def first(self) -> int:
-        """See Source."""
-        return self._first
-
-    def rewinds(self) -> tuple[int, int]:
-        """See Source."""
-        return self._rewinds
-
-    def view(self) -> View:
-        """See Source."""
-        view = View.load(self._directory)
-        if view.bases:
-            self._first = max(self._first, view.bases[0])
-        return view
-
-    def end(self, durable_only: bool) -> int:
-        """See Source."""
-        with self._lock:
-            if self._closed:
-                raise ClosedError("the log is closed", hint="Open it again with Wal.open")
-            if self._damaged_from is None:
-                self._advance()
-            return self._durable if durable_only else self._end
-
-    def _advance(self) -> None:
-        """Look for whole frames behind the ones known, over segment borders."""
-        bases = View.load(self._directory).bases
-        if bases != self._bases:
-            self._bases = bases
-            self._notice_rewind()
-        while True:
-            if self._tail is None and not self._open_tail():
-                return
-            assert self._tail is not None
-            found = segments.scan_frames(
-                self._tail.file,
-                self._tail.header,
-                self._tail.file.size(),
-                offset=self._tail_offset,
-                position=self._end,
-            )
-            self._tail_offset, self._end = found.offset, found.position
-            self._durable = max(self._durable, found.durable)
-            following = View.load(self._directory).after(self._tail.base)
-            if following is None or following > self._end:
-                return
-            self._end = following
-            self._tail.close()
-            self._tail = None
-
-    def _notice_rewind(self) -> None:
-        """truncate_after raises the epoch; then what we know of the end may be wrong."""
-        try:
-            manifest, _ = manifests.load(self._directory)
-        except fmt.FormatError:
-            return
-        if manifest is None or manifest.epoch == self._epoch:
-            return
-        start = self._look_again()
-        if start.end < self._end:
-            self._rewinds = (self._rewinds[0] + 1, start.end)
-        self._first, self._end, self._epoch = start.first, start.end, start.epoch
-        if self._tail is not None:
-            self._tail.close()
-            self._tail = None
-
-    def _open_tail(self) -> bool:
-        base = self.view().containing(self._end)
-        if base is None:
-            return False
-        try:
-            self._tail = OpenSegment(self._directory, base)
-        except StorageError as error:
-            if no_such_file(error):
-                return False
-            raise
-        self._tail_offset, at = self._tail.locate(self._end, self._end)
-        if at < self._end:
-            found = segments.scan_frames(
-                self._tail.file,
-                self._tail.header,
-                self._tail.file.size(),
-                offset=self._tail_offset,
-                position=at,
-                stop_position=self._end,
-            )
-            # A cut may lie inside a frame; then nothing can follow in this segment.
-            self._tail_offset = found.offset
-            self._durable = max(self._durable, found.durable)
-        return True
-
-    def wait(self, seen: int, durable_only: bool, timeout: float) -> None:
-        """See Source."""
-        if self._control is not None and not durable_only:
-            # Bounded sleeps: the page may belong to a writer that is gone.
-            self._control.page.wait(
-                fmt.WORD_END, seen, fmt.WORD_APPEND_WAITERS, min(timeout, WAIT_SLICE_SECONDS)
-            )
-            if self._control.load(fmt.WORD_END) != seen:
-                time.sleep(0 if self.end(False) > seen else min(timeout, 0.01))
-            return
-        time.sleep(min(timeout, 0.005))
-
-    def open(self, base: int) -> OpenSegment:
-        """See Source."""
-        return OpenSegment(self._directory, base)
-
-    def damaged_from(self) -> tuple[int, TreeringError] | None:
-        """See Source."""
-        return self._damaged_from
-
-    def close(self) -> None:
-        """Let go of the files."""
-        with self._lock:
-            self._closed = True
-            if self._tail is not None:
-                self._tail.close()
-                self._tail = None
-            if self._control is not None:
-                self._control.close()
-                self._control = None
 
 
 def pruned_error(position: int, first: int) -> PrunedError:

@@ -199,28 +199,15 @@ class Wal:
         engine = self._live()
         if not isinstance(records, Iterable):
             raise UsageError(f"a batch must be iterable, not {type(records).__name__}")
-        items = tuple(records)
-        as_is = not (compression or self._config.compression) and set(map(type, items)) == {Record}
-        batch: Any = items
-        if not as_is:
-            batch = tuple(self._as_record(engine, item, compression) for item in items)
+        batch: tuple[Any, ...] = tuple(records)
+        if compression or self._config.compression:
+            intake = engine.writer.intake
+            batch = tuple(intake.compressed(intake.as_record(r), compression) for r in batch)
         if not batch:
             end = self.current_position()
             return range(end, end)
         first = engine.writer.tail.append_records(batch, durable or self._always)
         return range(first, first + len(batch))
-
-    def _as_record(
-        self, engine: Engine, item: Record | tuple[bytes, bytes], compression: str | None
-    ) -> Record:
-        if isinstance(item, tuple) and len(item) == 2:
-            item = Record(*item)
-        if not isinstance(item, Record):
-            raise UsageError(
-                f"a batch holds records, not {type(item).__name__}",
-                hint="Make them with Record.put(key, value) or Record.delete(key)",
-            )
-        return engine.writer.intake.compressed(item, compression)
 
     def batch(self, *, durable: bool = False) -> Batch:
         """A context manager that collects puts and deletes and appends them atomically at its end.

@@ -91,9 +91,9 @@ class Writer:
 
     # --- Append ----------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Record], durable: bool) -> int:
-        """Append `records` as one atomic frame; the position of the first."""
-        records = tuple(records)
+    def append(self, items: Sequence[Record | tuple[bytes, bytes]], durable: bool) -> int:
+        """Append records, or (key, value) pairs, as one atomic frame; the first one's position."""
+        records = tuple(map(self.intake.as_record, items))
         self.intake.check_sizes(records)
         position = self.lock.run(self._append_locked, records)
         self.control.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
@@ -306,10 +306,12 @@ class Writer:
         self.chores.stop()
         try:
             self.lock.run(self._close_locked, clean)
-        except TreeringError:
-            self._segment.detach()  # a stopped process has the lock; nobody here appends any more
+        except TreeringError:  # a stopped process has the lock
+            self.lock.shut()
+            self._segment.detach()
 
     def _close_locked(self, clean: bool) -> None:
+        self.lock.closed = True  # nothing may follow what we vouch for
         try:
             if clean:
                 self._vouch()

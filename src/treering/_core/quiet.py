@@ -1,0 +1,190 @@
+"""A log as a read-only handle sees it: by the files alone, beside a living writer or without one.
+
+Writes nothing and trusts no control page for content; a page that a live writer keeps is used to be
+woken, where it can be mapped. A whole frame at the expected place is part of the log: the writer
+would adopt it even if it died before publishing it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import format as fmt
+from . import manifest as manifests
+from . import segment as segments
+from .control import Control
+from .errors import ClosedError, StorageError, TreeringError
+from .files import Directory, no_such_file
+from .source import WAIT_SLICE_SECONDS, OpenSegment
+from .view import View
+
+
+class Look(NamedTuple):
+    """What all the files say: where the log begins and ends, and what of it is durable."""
+
+    first: int
+    end: int
+    durable: int
+    epoch: int
+    cut: int  # what lies from here on may have been replaced since the epoch asked about
+    damage: TreeringError | None
+
+
+class QuietSource:
+    """See Source. `start` is what the files say at first; `look(epoch)` looks again after a cut."""
+
+    def __init__(self, directory: Directory, start: Look, look: Callable[[int], Look]) -> None:
+        self._directory = directory
+        self._look = look
+        self._lock = threading.Lock()
+        self._closed = False
+        self._first, self._end, self._durable, self._epoch, _, self._damage = start
+        self._rewinds = (0, 0)
+        self._tail: OpenSegment | None = None
+        self._tail_offset = 0
+        self._control = self._live_control()
+
+    def _live_control(self) -> Control | None:
+        try:
+            return Control.join(self._directory, write=False)
+        except (TreeringError, ValueError, OSError):
+            return None
+
+    def first(self) -> int:
+        """See Source."""
+        with self._lock:
+            self._see_manifest()
+            return self._first
+
+    def rewinds(self) -> tuple[int, int]:
+        """See Source."""
+        return self._rewinds
+
+    def view(self) -> View:
+        """See Source."""
+        return View.load(self._directory)
+
+    def end(self, durable_only: bool) -> int:
+        """See Source."""
+        with self._lock:
+            manifest = self._see_manifest()
+            if self._damage is None:
+                self._advance(manifest)
+            return self._durable if durable_only else self._end
+
+    def _see_manifest(self) -> fmt.Manifest | None:
+        """What the manifest says now of the log's beginning, and of a cut since we last looked."""
+        if self._closed:
+            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+        try:
+            manifest, _ = manifests.load(self._directory)
+        except fmt.FormatError:
+            return None
+        if manifest is None or self._damage is not None:
+            return manifest
+        if manifest.epoch != self._epoch:
+            self._look_again()
+        self._first = max(self._first, manifest.first_position)
+        if self._first > self._end:  # truncation was faster than we
+            self._end = self._durable = self._first
+            self._leave_tail()
+        return manifest
+
+    def _look_again(self) -> None:
+        """A cut raises the epoch: truncate_after's, or recovery's, which takes nothing shown."""
+        self._leave_tail()
+        found = self._look(self._epoch)
+        if found.cut < self._end:
+            count, _ = self._rewinds
+            self._rewinds = (count + max(found.epoch - self._epoch, 1), found.cut)
+            self._durable = min(self._durable, found.cut)
+        self._first, self._end, self._epoch = found.first, found.end, found.epoch
+        self._durable = max(self._durable, found.durable)
+        self._damage = found.damage
+
+    def _advance(self, manifest: fmt.Manifest | None) -> None:
+        """Look for whole frames behind the ones known, over segment borders."""
+        view = self.view()
+        if self._tail is not None and self._tail.file.links() == 0:
+            self._leave_tail()  # cut off; another file may have its name now
+        while self._tail is not None or self._open_tail(view):
+            assert self._tail is not None
+            # A segment of an older epoch takes no more records: behind its end are those cut.
+            if self._tail.header.epoch == self._epoch:
+                self._scan_tail(self._tail)
+            if view.after(self._tail.base) != self._end:
+                break
+            self._durable = max(self._durable, self._end)
+            self._leave_tail()
+        if manifest is not None and manifest.clean_offset and manifest.epoch == self._epoch:
+            self._durable = max(self._durable, min(self._end, manifest.clean_position))
+
+    def _scan_tail(self, tail: OpenSegment) -> None:
+        found = segments.scan_frames(
+            tail.file, tail.header, tail.file.size(), offset=self._tail_offset, position=self._end
+        )
+        self._tail_offset, self._end = found.offset, found.position
+        self._durable = max(self._durable, found.durable)
+
+    def _open_tail(self, view: View) -> bool:
+        base = view.containing(self._end)
+        if base is None:
+            return False
+        try:
+            tail = OpenSegment(self._directory, base)
+        except StorageError as error:
+            if no_such_file(error):
+                return False
+            raise
+        offset, at = tail.locate(self._end, self._end)
+        found = segments.scan_frames(
+            tail.file,
+            tail.header,
+            tail.file.size(),
+            offset=offset,
+            position=at,
+            stop_position=self._end,
+        )
+        self._tail, self._tail_offset = tail, found.offset
+        if tail.header.epoch == self._epoch:
+            self._end = max(self._end, found.position)
+            self._durable = max(self._durable, found.durable)
+        return True
+
+    def _leave_tail(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            tail.close()
+
+    def wait(self, seen: int, durable_only: bool, timeout: float) -> None:
+        """See Source."""
+        control = self._control
+        if control is None or durable_only:
+            time.sleep(min(timeout, 0.005))
+            return
+        # Bounded sleeps: the page may belong to a writer that is gone.
+        control.page.wait(
+            fmt.WORD_END, seen, fmt.WORD_APPEND_WAITERS, min(timeout, WAIT_SLICE_SECONDS)
+        )
+        if control.load(fmt.WORD_END) != seen:
+            time.sleep(0 if self.end(False) > seen else min(timeout, 0.01))
+
+    def open(self, base: int) -> OpenSegment:
+        """See Source."""
+        return OpenSegment(self._directory, base)
+
+    def damaged_from(self) -> tuple[int, TreeringError] | None:
+        """See Source."""
+        return None if self._damage is None else (self._end, self._damage)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._lock:
+            self._closed = True
+            self._leave_tail()
+            control, self._control = self._control, None
+            if control is not None:
+                control.close()
