@@ -6,6 +6,8 @@ import pytest
 
 from tests._logs import contents, fill, told
 from treering import ClosedError, FsyncPolicy, Wal
+from treering._core import format as fmt
+from treering._core.codec import ACQUIRED, TIMED_OUT, mutex_kind
 from treering.testing import FaultyFiles, MemoryFiles
 
 
@@ -62,3 +64,48 @@ def test_nothing_is_appended_behind_the_mark_of_a_clean_close(kind, lock):
     assert closed() is None
     assert isinstance(appended(), ClosedError)
     assert contents(Wal.open("/log", files=files)) == told(0, 3)
+
+
+@pytest.mark.parametrize("mutex", [fmt.APPEND_MUTEX_OFFSET, fmt.SYNC_MUTEX_OFFSET])
+def test_a_lock_held_while_the_page_is_closed_is_given_back_to_other_processes(mutex):
+    """D9, D10: the memory of a robust mutex may not go while its thread holds it, and the other
+    processes must not wait for ever for a thread that has let go."""
+    if not mutex_kind():
+        pytest.skip("no robust mutexes here")
+    files = MemoryFiles()
+    wal = Wal.open("/log", files=files)
+    other = Wal.open("/log", files=files)
+    mine, theirs = wal._engine.control.page, other._engine.control.page
+    assert mine.lock(mutex, 0) == ACQUIRED
+    wal._engine.control.close()
+    with pytest.raises(ClosedError):
+        mine.load(fmt.WORD_END)
+    assert in_thread(lambda: theirs.lock(mutex, 0))() == TIMED_OUT
+    assert mine.unlock(mutex)
+    assert not mine.unlock(mutex)
+    assert theirs.lock(mutex, 0) == ACQUIRED  # crashes if this thread's list of mutexes is broken
+    assert theirs.unlock(mutex)
+    fill(other, 3)
+    assert contents(other) == told(0, 3)
+    with pytest.raises(ClosedError):
+        wal.close()
+
+
+def test_closing_waits_for_nobody_and_appenders_in_other_threads_are_told(disk):
+    """D10: many times, appenders and a close race; what returned is in the log, nothing hangs."""
+    for round_ in range(20):
+        wal = disk.open(fsync_policy=FsyncPolicy.OS if round_ % 2 else FsyncPolicy.ALWAYS)
+        put, returned = wal.put, []
+
+        def append(put=put, returned=returned):
+            while True:
+                returned.append(put(b"k", b"v"))
+
+        threads = [in_thread(append) for _ in range(3)]
+        while len(returned) < 20:
+            threading.Event().wait(0.001)
+        wal.close()
+        assert all(isinstance(result(), ClosedError) for result in threads)
+        again = disk.open()
+        assert again.current_position() > max(returned)
+        again.close()

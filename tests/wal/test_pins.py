@@ -4,6 +4,7 @@ import pytest
 
 from tests._logs import contents, fill, told
 from treering import DamageError, PrunedError, ReadOnlyError
+from treering.testing import PowerCutFiles
 
 
 def test_truncation_stops_before_the_lowest_pin(log):
@@ -50,8 +51,6 @@ def test_a_pin_outlives_its_process(log):
 
 
 def test_a_pin_survives_a_power_cut_once_it_is_set(memory):
-    from treering.testing import PowerCutFiles
-
     memory.files = PowerCutFiles()
     wal = memory.open()
     fill(wal, 10)

@@ -12,6 +12,7 @@ Refuses to know segments and frames.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from zlib import crc32
 from . import format as fmt
 from .codec import ACQUIRED, OWNER_DIED, SharedPage, backend, mutex_kind
 from .errors import ClosedError, DiskFullError, LockedError, ReentrantError, WaitTimeoutError
-from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping
+from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping, free_in_child
 
 T = TypeVar("T")
 
@@ -110,6 +111,16 @@ class Control:
             control.close()
             raise
         return control
+
+    @classmethod
+    def owner_pid(cls, directory: Directory) -> int:
+        """The process that set up the page, whatever lock it uses; 0 if there is no page."""
+        control = cls._map(directory.open(fmt.CONTROL_NAME), write=False)
+        try:
+            intact = control.load(fmt.WORD_MAGIC) == fmt.CONTROL_MAGIC
+            return control.load(fmt.WORD_OWNER_PID) if intact else 0
+        finally:
+            control.close()
 
     def _check_shareable(self, directory: Directory) -> None:
         path = self.file.path
@@ -206,10 +217,8 @@ class AppendLock:
 
     def try_run(self, action: Callable[..., T], *args: Any) -> T | None:
         """action(*args) if the lock is free; None, at once, if it is not."""
-        if self._control.closed or not self._threads.acquire(blocking=False):
-            return None
         try:
-            if self._entered:
+            if not self._threads.acquire(blocking=False) or self._entered:
                 return None
             try:
                 self._entered = True
@@ -220,7 +229,9 @@ class AppendLock:
                 finally:
                     self._entered = False
         finally:
-            self._threads.release()
+            # Not `with`, which waits; and an interrupt may come right after the acquire.
+            with contextlib.suppress(RuntimeError):
+                self._threads.release()
 
     def _acquire(self) -> None:
         self._check_open()
@@ -258,6 +269,12 @@ class AppendLock:
             self._control.page.unlock(fmt.APPEND_MUTEX_OFFSET)
         elif self._file:
             self._control.file.unlock()
+
+    def abandon(self) -> None:
+        """In a forked child: whoever had the lock is not here."""
+        self.closed = True
+        if free_in_child(self._threads):
+            self._entered = False
 
     def shut(self) -> None:
         """Refuse all further actions of this handle, though another process has the lock."""

@@ -166,9 +166,7 @@ class Engine:
     def _locked_error(self) -> LockedError:
         pid: int | None = None
         with contextlib.suppress(TreeringError, OSError, ValueError):
-            control = Control.join(self.directory, write=False)
-            pid = control.load(fmt.WORD_OWNER_PID)
-            control.close()
+            pid = Control.owner_pid(self.directory) or None
         who = f"process {pid}" if pid else "another process"
         error = LockedError(
             f"the log is open in {who}",

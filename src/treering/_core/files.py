@@ -17,9 +17,10 @@ import os
 import stat
 import sys
 import threading
-from typing import Protocol
+import weakref
+from typing import Any, NoReturn, Protocol, cast
 
-from .errors import StorageError, UsageError, storage_error
+from .errors import ClosedError, StorageError, UsageError, storage_error
 
 if sys.platform == "win32":  # pragma: no cover - not tried: see docs/operations.md
     import msvcrt
@@ -346,12 +347,27 @@ class File:
                 self._files.unlock(self.descriptor)
 
 
+class _Abandoned:
+    """The door of a handle that belongs to the parent process."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ClosedError("the handle belongs to the parent process", hint="Open the log anew")
+
+
 class Directory:
     """A log's directory: names in it, never paths from data."""
 
     def __init__(self, files: SystemFiles, path: str) -> None:
         self.files = files
         self.path = path
+        self._opened: weakref.WeakSet[File] = weakref.WeakSet()
+
+    def abandon(self) -> None:
+        """In a forked child: close what the parent has open, and refuse everything else, so that
+        a call which the fork interrupted cannot go on with the parent's work."""
+        self.files = cast(SystemFiles, _Abandoned())
+        for file in list(self._opened):
+            file.close()
 
     def join(self, name: str) -> str:
         """The path of `name` in this directory."""
@@ -359,7 +375,9 @@ class Directory:
 
     def open(self, name: str, flags: int = READ) -> File:
         """Open a file of the directory."""
-        return File(self.files, self.join(name), flags)
+        file = File(self.files, self.join(name), flags)
+        self._opened.add(file)
+        return file
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -461,6 +479,16 @@ def _file_system_kind(path: str) -> str:
         if inside and rank >= best:
             best, kind = rank, right.split()[0]
     return kind
+
+
+def free_in_child(lock: Any) -> bool:
+    """In a forked child: take the RLock from a thread that only the parent has. This thread may be
+    waiting for it, if it forked in a signal handler. False if this thread has it itself."""
+    if lock._is_owned():
+        return False
+    with contextlib.suppress(RuntimeError):  # nobody had it
+        lock._release_save()
+    return True
 
 
 def no_such_file(error: StorageError) -> bool:

@@ -83,8 +83,9 @@ def _wanted(mending: Mending) -> Iterator[tuple[Content, Run, list[_Range]]]:
                 yield content, run, [wanted]
     for content in strays:  # under another's name, so perhaps a copy of what is saved already
         for run in content.runs:
-            yield content, run, _without((run.position, run.end), covered)
-            covered.append((run.position, run.end))
+            own = (run.position, min(run.end, content.own_end))
+            yield content, run, _without(own, covered)
+            covered.append(own)
 
 
 def _without(whole: _Range, covered: list[_Range]) -> list[_Range]:

@@ -11,7 +11,7 @@ from . import format as fmt
 from . import segment as segments
 from .codec import Tail, scan
 from .errors import DamageError
-from .files import WRITE, Directory, File, Mapping
+from .files import WRITE, Directory, File, Mapping, free_in_child
 
 POPULATE_BYTES = 1 << 20
 
@@ -34,7 +34,7 @@ class TailSegment:
         self._file: File | None = None
         self._mapping: Mapping | None = None
         # Held while the mapping is replaced, and while pages of it are prepared by another thread.
-        self._mapping_lock = threading.Lock()
+        self._mapping_lock = threading.RLock()
 
     def attach(self, base: int, epoch: int, *, closed: bool, fast: bool) -> None:
         """Open the segment of `base`; with `fast`, let the append path store into it by itself.
@@ -79,7 +79,7 @@ class TailSegment:
     def abandon(self) -> None:
         """In a forked child: as `detach`, but another thread may have held the lock or used the
         mapping when the parent forked."""
-        self._mapping_lock = threading.Lock()
+        free_in_child(self._mapping_lock)
         try:
             self.detach()
         except BufferError:

@@ -10,6 +10,7 @@ Refuses to know readers, policies and handles.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from . import format as fmt
 from . import manifest as manifests
 from . import recovery
 from . import segment as segments
-from .chores import Chores, take_spare
+from .chores import SPARE, Chores, take_spare
 from .codec import Record, Tail, encode_frame, frame_bytes
 from .commit import Commit, failed_error
 from .control import AppendLock, Control
@@ -314,6 +315,8 @@ class Writer:
         self.lock.closed = True  # nothing may follow what we vouch for
         try:
             if clean:
+                with contextlib.suppress(StorageError):
+                    self.directory.remove(SPARE)
                 self._vouch()
         finally:
             self._segment.detach()

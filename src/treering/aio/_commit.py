@@ -15,8 +15,8 @@ from collections import deque
 from .._core import format as fmt
 from .._core.commit import Commit
 from .._core.control import Control
-from .._core.errors import ClosedError, TreeringError
-from ._threads import call_soon
+from .._core.errors import TreeringError
+from ._threads import call_soon, closed_error
 
 Waiters = deque[asyncio.Future[None]]
 
@@ -63,21 +63,27 @@ class Committer:
         return waiters
 
     def _rouse(self) -> None:
+        """Wake the thread, once: those who come before it looks around find it busy."""
         with self._lock:
             if self._over:
-                self._settle(self._groups(), ClosedError("the log is closed"))
-            elif self._thread is None:
+                self._settle(self._groups(), closed_error())
+                return
+            if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="treering-aio-commit", daemon=True
                 )
                 self._thread.start()
-        self._asked.set()
+            try:
+                self._idle = False
+            finally:
+                self._asked.set()
 
     def _run(self) -> None:
         while True:
+            self._idle = False
             while groups := self._groups():
-                self._idle = False
                 self._settle(groups, self._sync())
+            # Say so, then look again: whoever appended in between did not wake us.
             self._idle = True
             if self._groups():
                 continue
@@ -118,7 +124,7 @@ class Committer:
             thread.join()
         with self._lock:
             self._over = self._idle = True
-            self._settle(self._groups(), ClosedError("the log is closed"))
+            self._settle(self._groups(), closed_error())
 
     def release(self) -> None:
         """As `stop`, without waiting for the thread."""

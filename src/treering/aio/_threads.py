@@ -111,7 +111,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._stopped:
-                raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+                raise closed_error()
             job = Job(call, self._inbox(loop))
             self.jobs.append(job)
             if self._thread is None:
@@ -152,6 +152,11 @@ class Worker:
         with self._lock:
             self._stopped = True
         self._more.set()
+
+
+def closed_error() -> ClosedError:
+    """The error of whatever is asked of a closed handle."""
+    return ClosedError("the log is closed", hint="Open it again with Wal.open")
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> None:
