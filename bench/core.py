@@ -67,9 +67,7 @@ def append(context: Context) -> Group:
     with contextlib.ExitStack() as stack:
         logs = {
             name: stack.enter_context(
-                Wal.open(
-                    context.path(f"append-{number}"), fsync_policy=policy, exclusive=exclusive
-                )
+                Wal.open(context.path(f"append-{number}"), fsync_policy=policy, exclusive=exclusive)
             )
             for number, (name, (policy, exclusive)) in enumerate(kinds.items())
         }
@@ -94,9 +92,7 @@ def append(context: Context) -> Group:
     )
     group.rows += [row(samples, name, "ns", scale=NS) for name in list(blocks)[:2]]
     for name, (_, exclusive) in kinds.items():
-        group.rows.append(
-            at_most(row(samples, name, "ns", scale=NS), 150 if exclusive else 250)
-        )
+        group.rows.append(at_most(row(samples, name, "ns", scale=NS), 150 if exclusive else 250))
     for name in others.found:
         ours = row(samples, name, "ns", scale=NS)
         if name in ("plyvel put", "rocksdict put"):
@@ -154,9 +150,9 @@ def sustained(context: Context) -> Group:
     group = Group(
         "sustained",
         "Append without a pause, over several segments",
-        f"{count:,} calls over segments of {segment >> 20} MiB: first touch of every page, fsync of "
-        "each full segment, and the loop's own cost are in it. No target; it says what a bulk load "
-        "can expect.",
+        f"{count:,} calls over segments of {segment >> 20} MiB: first touch of every page, the "
+        "fsync of each full segment and the loop's own cost are in it. No target; it says what a "
+        "bulk load can expect.",
     )
     for name in blocks:
         versus = "" if name.startswith("os.") else "os.pwrite of the same bytes"

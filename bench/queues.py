@@ -48,8 +48,8 @@ def others(context: Context) -> Group:
     group = Group(
         "others",
         "Look-ups, queues, caches",
-        "One call each, with the libraries' own defaults; for orientation, no targets. persist-queue "
-        "commits every put with sync; litequeue and diskcache do not sync.",
+        "One call each, with the libraries' own defaults; for orientation, no targets. "
+        "persist-queue commits every put with sync; litequeue and diskcache do not sync.",
     )
     group.rows += [row(samples, name, "us", scale=1e6) for name in samples]
     group.rows += found.missing

@@ -58,9 +58,18 @@ def open_and_die(path: str, records: int) -> None:
     started = time.perf_counter()
     wal = Wal.open(path, fsync_policy=FsyncPolicy.OS, exclusive=True)
     tell(seconds=time.perf_counter() - started, scanned=wal.recovery.scanned_bytes)
-    for _ in range(records):
-        wal.put(KEY, VALUE)
+    left, segments = records, _segments(path)
+    while left > 0:
+        for _ in range(1000):
+            wal.put(KEY, VALUE)
+        left -= 1000
+        if (now := _segments(path)) != segments:  # rolled: the newest one has to be filled
+            left, segments = records, now
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segments(path: str) -> int:
+    return sum(name.endswith(".seg") for name in os.listdir(path))
 
 
 def open_clean(path: str) -> None:

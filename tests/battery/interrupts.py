@@ -10,11 +10,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from treering import FailedError, FsyncPolicy, TreeringError, Wal
+from treering import FailedError, FsyncPolicy, Wal
 from treering._core import format as fmt
 from treering.testing import PowerCutFiles
 
@@ -42,7 +41,7 @@ class Breaker:
         sys.settrace(None)
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CORE):
+        if not frame.f_code.co_filename.startswith(CORE) or _collecting(frame):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
@@ -55,6 +54,15 @@ class Breaker:
         return self._step
 
 
+def _collecting(frame: FrameType | None) -> bool:
+    """Whether this happens inside a __del__: what is raised there, Python throws away."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Scene:
     """A log with some records, and one call that is broken off."""
 
@@ -64,7 +72,8 @@ class Scene:
         self.options = {**OPTIONS, "files": self.disk, "fsync_policy": policy}
         self.always = policy == FsyncPolicy.ALWAYS
         self.wal: Wal | None = Wal.open(LOG, **self.options)
-        for _ in range(rng.randint(6, 9)):
+        self._pruning = 0
+        for _ in range(6):  # a seventh of 1500 bytes needs a new segment
             self._append(1, rng.randbytes(200))
 
     def _append(self, count: int, value: bytes) -> None:
@@ -95,8 +104,9 @@ class Scene:
 
     def prune(self) -> None:
         assert self.wal is not None
-        self.ledger.pruning(self.ledger.end - 1)
-        self.ledger.pruned(self.wal.truncate_before(self.ledger.end - 1))
+        self._pruning = self.ledger.end
+        self.ledger.pruning(self._pruning)
+        self.ledger.pruned(self.wal.truncate_before(self._pruning))
 
     def cut(self) -> None:
         assert self.wal is not None
@@ -164,6 +174,7 @@ class Scene:
         assert wal is not None
         position = wal.put(b"afterwards", b"")
         ledger.adopt(wal.first_position, position)
+        ledger.pruning(self._pruning)  # broken off, it may still come to its end
         ledger.appending([(b"afterwards", b"", False, 0, {}, None)])
         ledger.appended([None], durable=False)
         wal.sync()
@@ -229,6 +240,3 @@ def break_off(name: str, seed: int, budget: Budget, share: int = 1) -> Row:
             row.violate(f"interrupt:{name}:{at}", f"{type(error).__name__}: {error}")
     row.seconds = time.perf_counter() - started
     return row
-
-
-__all__ = ["CALLS", "Callable", "TreeringError", "break_off", "once"]

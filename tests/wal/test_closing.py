@@ -10,8 +10,8 @@ import weakref
 import pytest
 
 from tests._logs import contents, fill, told
-from treering import ClosedError, FsyncPolicy, Record, Wal
-from treering.testing import MemoryFiles, PowerCutFiles
+from treering import ClosedError, FailedError, FsyncPolicy, Record, TreeringError, Wal
+from treering.testing import FaultyFiles, MemoryFiles, PowerCutFiles
 
 POLICIES = [FsyncPolicy.ALWAYS, FsyncPolicy.batch(1000), FsyncPolicy.OS]
 
@@ -214,9 +214,6 @@ def test_closing_ends_calls_that_wait_in_other_threads(memory):
 
 
 def test_the_first_failure_in_closing_is_raised_after_all_is_let_go(memory):
-    from treering import FailedError
-    from treering.testing import FaultyFiles
-
     files = FaultyFiles(memory.files)
     wal = memory.open(files=files)
     fill(wal, 3)
@@ -224,6 +221,7 @@ def test_the_first_failure_in_closing_is_raised_after_all_is_let_go(memory):
     with pytest.raises(FailedError):
         wal.close()
     wal.close()
+    gc.collect()  # the error's traceback held on to the file
     assert memory.files.open_paths == []
     again = memory.open(exclusive=True)
     assert contents(again) == told(0, 3)
@@ -231,9 +229,6 @@ def test_the_first_failure_in_closing_is_raised_after_all_is_let_go(memory):
 
 @pytest.mark.parametrize("nth", range(1, 12))
 def test_whatever_fails_in_closing_the_locks_are_given_back(memory, nth):
-    from treering import TreeringError
-    from treering.testing import FaultyFiles
-
     files = FaultyFiles(memory.files)
     wal = memory.open(files=files)
     fill(wal, 100)
@@ -242,5 +237,6 @@ def test_whatever_fails_in_closing_the_locks_are_given_back(memory, nth):
         wal.close()
     except TreeringError:
         pass
+    gc.collect()
     assert memory.files.open_paths == []
     assert contents(memory.open(exclusive=True)) == told(0, 100)

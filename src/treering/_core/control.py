@@ -392,11 +392,17 @@ class HandleLocks:
     def close(self) -> None:
         """Give up both locks; idempotent. The opening lock last: who gets it must not find the
         other one taken by a handle that is gone."""
-        for file in (self._life, self._opening):
+        try:
+            # Closing is not enough while a child, just forked, has not yet begun its program, nor if
+            # an exception from outside (Ctrl-C) breaks it off.
             if not self._inherited:
-                # Closing is not enough while a child, just forked, has not yet begun its program.
-                file.unlock()
-            file.close()
+                self._life.unlock()
+                self._opening.unlock()
+        finally:
+            try:
+                self._life.close()
+            finally:
+                self._opening.close()
 
     def abandon(self) -> None:
         """In a forked child: the locks are the parent's; closing must not give them up."""

@@ -48,12 +48,16 @@ class Engine:
             self._held.close()
             raise
         try:
-            self.commit.open_tail()
-            self.writer.lock.run(self.writer.catch_up)
+            self.writer.lock.run(self._settle_in)
             self.writer.seal_later(self._unsealed)
         except BaseException:
             self.close()
             raise
+
+    def _settle_in(self) -> None:
+        # First of all finish what a dead process began: the tail that it names may be gone.
+        self.writer.catch_up()
+        self.commit.open_tail()
 
     def _assemble(self) -> None:
         directory, config = self.directory, self.config
@@ -229,7 +233,10 @@ class Engine:
             try:
                 self.writer.close(clean=self._is_last())
             finally:
-                self._held.close()
+                try:
+                    self._held.close()
+                finally:
+                    self._held.close()  # the rest, if an exception came in between
 
     def _is_last(self) -> bool:
         try:

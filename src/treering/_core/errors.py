@@ -195,6 +195,9 @@ def storage_error(error: OSError, doing: str, path: str) -> StorageError:
         errno.EROFS: "The file system is read-only: open the log with read_only=True",
         errno.EMFILE: "The process has too many open files: raise its limit (ulimit -n)",
         errno.ELOOP: "A log's files must not be symbolic links",
+        errno.EISDIR: "A log's files are plain files: remove what was put there",
+        errno.ENXIO: "A log's files are plain files: remove what was put there",
+        errno.ENOTDIR: "A log is a directory: choose a path that is one, or does not exist yet",
         errno.EIO: "The device reports an error: check the system's log before you go on",
     }
     return StorageError(

@@ -65,7 +65,9 @@ class SystemFiles:
         if flags & os.O_CREAT and hasattr(os, "fchmod"):
             # The umask can only have removed bits; owners must be able to reopen their log.
             status = os.fstat(descriptor)
-            if status.st_size == 0 and stat.S_IMODE(status.st_mode) != FILE_MODE:
+            # Only of a file of our own: others are refused in a moment, and stay as they are.
+            ours = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == 0
+            if ours and stat.S_IMODE(status.st_mode) != FILE_MODE:
                 os.fchmod(descriptor, FILE_MODE)
         return descriptor
 
@@ -199,7 +201,7 @@ class File:
     there is no space). Not locked: callers of one File from several threads only use offsets.
     """
 
-    __slots__ = ("_files", "descriptor", "opened_bytes", "path")
+    __slots__ = ("__weakref__", "_files", "descriptor", "opened_bytes", "path")
 
     def __init__(self, files: SystemFiles, path: str, flags: int = READ) -> None:
         self._files = files

@@ -275,7 +275,12 @@ class Manifest(NamedTuple):
         f = MANIFEST_SLOT.unpack_from(data)
         _check_block(data[: MANIFEST_SLOT.size], f[0], MANIFEST_MAGIC, "manifest slot")
         _check_version(f[1], f[2])
-        return cls(f[4], f[5], f[6], *f[8:14])
+        slot = cls(f[4], f[5], f[6], *f[8:14])
+        positions = (slot.first_position, slot.clean_position, slot.sequence, slot.clean_offset)
+        bases = (slot.tail_base, slot.cut)
+        if max(positions) > POSITION_MAX or any(POSITION_MAX < base < NO_CUT for base in bases):
+            raise FormatError("the manifest slot holds impossible numbers")
+        return slot
 
 
 def _check_block(block: bytes, magic: bytes, expected_magic: bytes, what: str) -> None:
@@ -302,7 +307,8 @@ def segment_base(name: str) -> int | None:
     stem = name.removesuffix(SEGMENT_SUFFIX)
     if stem == name or len(stem) != 20 or not stem.isascii() or not stem.isdigit():
         return None
-    return int(stem)
+    base = int(stem)
+    return base if base <= POSITION_MAX else None
 
 
 def align_up(value: int, step: int) -> int:

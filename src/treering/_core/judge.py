@@ -136,12 +136,19 @@ class _Judge:
             self.note(Label.NEWER, path, detail=self.picture.newer)
         elif problems != ("missing",):
             self.note(Label.MANIFEST_DAMAGED, path, detail="; ".join(problems))
-        elif len(self.found) == 1 and first == 0 and epoch == 0:
+        elif len(self.found) == 1 and first == epoch == 0 and self._unused():
             self.note(Label.MANIFEST_NEW, path)
         else:
             self.note(Label.MANIFEST_MISSING, path)
         log_id = likely_log_id(self.contents)
         return fmt.Manifest(log_id, 0, epoch, first, last, fmt.NO_CUT, 0, 0, 0)
+
+    def _unused(self) -> bool:
+        """Whether nothing was ever written into the oldest segment."""
+        content = self.found[0]
+        return content.trailer is None and max(content.last_byte, content.end_offset) <= (
+            content.header.frames_start if content.header is not None else 0
+        )
 
     def _sorted(self, manifest: fmt.Manifest) -> list[Part]:
         """Set apart what truncation was about to remove, and label what is not this log's."""

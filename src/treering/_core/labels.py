@@ -28,7 +28,7 @@ class Label(enum.Enum):
     MISSING = "damage: records that were durable are missing"
     FOREIGN = "damage: the segment belongs to another log"
     NEWER = "written by a newer version of treering: left untouched"
-    MANIFEST_MISSING = "damage: the manifest is missing, though the log is past its first segment"
+    MANIFEST_MISSING = "damage: the manifest is missing, though the log holds records"
     MANIFEST_DAMAGED = "damage: both copies in the manifest are damaged"
     MANIFEST_NEW = "the log's creation was interrupted before its manifest: written now"
     MANIFEST_MENDED = "one copy in the manifest was damaged or old: rewritten from the other"

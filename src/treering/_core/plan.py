@@ -84,8 +84,10 @@ class _Planner:
         self._walk([fact for fact in live if fact.base < until], manifest, until)
         self.end = min(self.end, until)
         self._check_end(live, manifest)
-        if self.end < first:
-            first = self.end
+        if self.end < first and not self.problems:
+            path = self._segment_path(first)
+            self.note(Label.MISSING, path, positions=(self.end, first))
+        first = min(first, self.end)
         return self._finish(manifest, first, live)
 
     def note(
@@ -117,7 +119,7 @@ class _Planner:
         epoch = max((s.header.epoch for s in self.facts.segments if s.header), default=0)
         if problems != ("missing",):
             self.note(Label.MANIFEST_DAMAGED, path, detail="; ".join(problems))
-        elif len(self.facts.segments) == 1 and first == 0 and epoch == 0:
+        elif len(self.facts.segments) == 1 and first == epoch == 0 and _unused(self.facts):
             self.note(Label.MANIFEST_NEW, path)
         else:
             self.note(Label.MANIFEST_MISSING, path)
@@ -129,7 +131,8 @@ class _Planner:
         found = self.facts.segments
         for number, fact in enumerate(found):
             following = found[number + 1].base if number + 1 < len(found) else None
-            if following is not None and following <= manifest.first_position:
+            foreign = fact.header is not None and fact.header.log_id != manifest.log_id
+            if not foreign and _is_leftover(fact, following, manifest):
                 self.note(Label.LEFTOVER, fact.path)
                 self.remove.append(os.path.basename(fact.path))
             elif fact.newer:
@@ -143,7 +146,7 @@ class _Planner:
                     (fact.base, following),
                     fact.header_problem,
                 )
-            elif fact.header.log_id != manifest.log_id:
+            elif foreign:
                 self.note(Label.FOREIGN, fact.path, 0, (fact.base, following))
             elif fact.header.epoch > manifest.epoch:
                 self.note(
@@ -332,6 +335,21 @@ class _Planner:
         """A decided cut stays decided until a segment of the new epoch exists."""
         done = self.last is not None and self.last.header and self.last.header.epoch == old.epoch
         return fmt.NO_CUT if done else old.cut
+
+
+def _is_leftover(fact: SegmentFacts, following: int | None, manifest: fmt.Manifest) -> bool:
+    """Whether a segment holds nothing but positions that truncate_before removed."""
+    if following is None:  # its end is not known, but when all live segments were cut off it is old
+        return manifest.tail_base == fmt.NO_CUT and fact.base < manifest.first_position
+    return following <= manifest.first_position
+
+
+def _unused(facts: Survey) -> bool:
+    """Whether nothing was ever written into the oldest segment."""
+    scan, rest = facts.segments[0].scan, facts.segments[0].rest
+    return (
+        scan is not None and rest is not None and scan.position == 0 == rest.last_byte - scan.offset
+    )
 
 
 def _vouched(manifest: fmt.Manifest, fact: SegmentFacts) -> int:

@@ -121,14 +121,16 @@ class _Feed:
         self._rewinds = source.rewinds()
 
     def __del__(self) -> None:
-        self.leave_segment()
+        if getattr(self, "_segment", None) is not None:  # an interrupted __init__ has none
+            self.leave_segment()
 
     def refill(self, iterator: RecordIterator) -> bool:
         """Load the next records; False at the end."""
         while not self.stopped:
             end = min(self._source.end(self._durable_only), self._stop_at)
             position = iterator.position
-            self._check_rewound(position)
+            if self._was_rewound(position):
+                continue  # the end may be older than the cut
             if position < self._source.first():
                 raise pruned_error(position, self._source.first())
             if position >= end:
@@ -147,14 +149,15 @@ class _Feed:
         if known is not None and position >= known[0]:
             raise known[1]
 
-    def _check_rewound(self, position: int) -> None:
+    def _was_rewound(self, position: int) -> bool:
         before, now = self._rewinds, self._source.rewinds()
         if now == before:
-            return
+            return False
         self._rewinds = now
         if position > now[1] or now[0] - before[0] > 1:
             raise _rewound_error(self._source, position)
         self.leave_segment()
+        return True
 
     def _wait(self, position: int) -> bool:
         """Whether to look again: something may have come, or there is time left."""

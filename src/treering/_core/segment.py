@@ -81,7 +81,13 @@ def read_trailer(file: File, header: fmt.SegmentHeader, size_bytes: int) -> fmt.
     index_start = start - trailer.entries * fmt.INDEX_ENTRY_BYTES
     if (trailer.log_id, trailer.base, trailer.epoch) != header[:3]:
         raise fmt.FormatError("the footer belongs to another segment")
-    if not header.frames_start <= trailer.frames_end <= index_start or trailer.end < header.base:
+    records_most = trailer.frames_end // fmt.RECORD_HEADER_BYTES
+    entries_most = trailer.frames_end // fmt.INDEX_STEP_BYTES + 2
+    if (
+        not header.frames_start <= trailer.frames_end <= index_start
+        or not header.base <= trailer.end <= header.base + records_most
+        or trailer.entries > entries_most
+    ):
         raise fmt.FormatError("the footer contradicts itself")
     return trailer
 
@@ -102,7 +108,17 @@ def intact_trailer(file: File, header: fmt.SegmentHeader, size_bytes: int) -> fm
 def read_index(file: File, trailer: fmt.Trailer, size_bytes: int) -> list[fmt.IndexEntry]:
     """The index of a sealed segment; FormatError if it is damaged."""
     length = trailer.entries * fmt.INDEX_ENTRY_BYTES
-    return fmt.unpack_index(file.read(length, size_bytes - fmt.TRAILER_BYTES - length), trailer)
+    block = file.read(length, size_bytes - fmt.TRAILER_BYTES - length)
+    entries = fmt.unpack_index(block, trailer)
+    before = fmt.IndexEntry(trailer.base - 1, -1, 0)
+    for entry in entries:
+        if (
+            entry.position <= before.position
+            or not before.offset < entry.offset < trailer.frames_end
+        ):
+            raise fmt.FormatError("the footer's index contradicts itself")
+        before = entry
+    return entries
 
 
 def scan_frames(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from . import format as fmt
 from .errors import DiskFullError, PositionError
 from .view import View
-from .writer import Writer, tell_readers
+from .writer import Writer
 
 
 def truncate_before(writer: Writer, position: int) -> int:
@@ -67,7 +67,10 @@ def truncate_after(writer: Writer, end: int) -> None:
     if end == load(fmt.WORD_END):
         return
     writer.commit.sync_for_roll()
-    kept = [base for base in View.load(writer.directory).bases if base < end]
+    view = View.load(writer.directory)
+    # Below the first position there may still be files that an interrupted truncation left behind.
+    oldest = view.containing(load(fmt.WORD_FIRST)) or 0
+    kept = [base for base in view.bases if oldest <= base < end]
     manifest = writer.manifest()
     cut = manifest._replace(
         epoch=manifest.epoch + 1,
@@ -79,6 +82,5 @@ def truncate_after(writer: Writer, end: int) -> None:
     )
     writer.control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)
     writer.dead_on_error(writer.store_manifest, cut)
-    tell_readers(writer.control, end)
     writer.derive_from_files()
     _leave_tail(writer)

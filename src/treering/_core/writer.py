@@ -190,9 +190,9 @@ class Writer:
         if decided is None:
             raise recovery.not_found(self.directory.path)
         recovery.refuse(decided)
+        if decided.epoch != self.control.load(fmt.WORD_EPOCH):
+            tell_readers(self.control, decided.end)  # before what was cut goes
         recovery.apply(self.directory, decided)
-        if decided.end < self.control.load(fmt.WORD_END):
-            tell_readers(self.control, decided.end)  # whoever cut died before it could
         publish(self.control, decided)
         self.seal_later(decided.seal)
 
@@ -366,13 +366,14 @@ def publish(control: Control, decided: recovery.Plan) -> None:
 
 
 def tell_readers(control: Control, end: int) -> None:
-    """The log was cut at `end`; under the append lock. The end moves last: if it has not, the next
-    one tells the readers again."""
+    """The log was cut at `end`; under the append lock. The end moves first: a reader looks at the
+    end and then for cuts, so that one of the two tells it. The epoch, by which the next one knows
+    that it was not yet told, moves when all is done."""
     store, load = control.store, control.load
-    store(fmt.WORD_REWIND_CUT, end)
-    store(fmt.WORD_REWINDS, load(fmt.WORD_REWINDS) + 1)
     store(fmt.WORD_END, end)
     store(fmt.WORD_DURABLE, min(load(fmt.WORD_DURABLE), end))
+    store(fmt.WORD_REWIND_CUT, end)
+    store(fmt.WORD_REWINDS, load(fmt.WORD_REWINDS) + 1)
 
 
 def trusts_mapping(directory: Directory, config: WalConfig) -> bool:
