@@ -9,11 +9,15 @@ from treering.testing import PowerCutFiles
 
 from .harness import Budget, Row, abandon, repeatable
 from .ledger import CrowdLedger, Ledger
-from .powercut import Camera, develop
+from .powercut import LOST, Camera, develop
 from .workloads import WORKLOADS, Driver, Workload
 
 
-def cut_power(name: str, seed: int, budget: Budget, each: int = 3) -> Row:
+# Images of each moment, beside those where nothing and where everything survives.
+EACH = 3
+
+
+def cut_power(name: str, seed: int, budget: Budget, each: int = EACH) -> Row:
     """Run the workload again and again until the budget is used up."""
     row = Row("power cut", name)
     started = time.perf_counter()
@@ -26,14 +30,17 @@ def cut_power(name: str, seed: int, budget: Budget, each: int = 3) -> Row:
 
 
 def once(
-    workload: Workload, seed: str, row: Row, *, each: int, only: int | None = None
+    workload: Workload, seed: str, row: Row, *, each: int = EACH, only: int | None = None
 ) -> None:
     """One run of the workload, and all images of it."""
     rng = random.Random(f"{workload.name}/{seed}")
     files = PowerCutFiles(workload.kind, sector_bytes=rng.choice((512, 512, 4096)))
     ledger = CrowdLedger() if workload.threads else Ledger()
-    camera = Camera(files, ledger, rng, each=each, only=only)
+    zeros = rng.random() < 0.25
+    lost = ("zeros",) if zeros else LOST
+    camera = Camera(files, ledger, rng, each=each, only=only, lost=lost)
     driver = Driver(files, ledger, rng, workload.options, camera)  # type: ignore[arg-type]
+    driver.zeros = zeros
     camera.durable = driver.durable
     case = f"cut:{workload.name}:{seed}"
     with repeatable(rng, threads=workload.real_threads):
@@ -45,6 +52,6 @@ def once(
         camera.stop()
         for wal in driver.wals:
             abandon(wal)
-    row.counts[f"sectors of {files._disk.sector_bytes}"] += 1
+    row.counts["runs"] += 1
     with repeatable(rng):
         develop(camera, row, case, workload.options, rng)

@@ -19,7 +19,7 @@ from treering._core import format as fmt
 from treering._core import reader
 from treering.testing import PowerCutFiles
 
-from .harness import LOG, Row, abandon, repeatable
+from .harness import LOG, Budget, Row, abandon, repeatable
 
 SEGMENT_BYTES = 16384
 OPTIONS: dict[str, Any] = {"segment_bytes_max": SEGMENT_BYTES, "fsync_policy": FsyncPolicy.ALWAYS}
@@ -253,13 +253,18 @@ def look(patient: Patient, row: Row, case: str, changed: dict[str, bytes | None]
 WRITE_EVERY = 16
 
 
-def flip_bits(healthy: Specimen, bits: Iterable[tuple[str, int]], row: Row, seed: int) -> None:
+def flip_bits(
+    healthy: Specimen, bits: Iterable[tuple[str, int]], row: Row, budget: Budget
+) -> None:
     """Each of the bits (path, number) flipped."""
     patient = Patient(healthy)
     for count, (path, bit) in enumerate(bits):
+        if not budget.left(row):
+            row.notes.append("not every bit: the budget was used up")
+            return
         data = bytearray(healthy.contents[path])
         data[bit // 8] ^= 1 << bit % 8
-        case = f"flip:{healthy.name}:{seed}:{os.path.basename(path)}:bit={bit}"
+        case = f"flip:{healthy.name}:{os.path.basename(path)}:bit={bit}"
         look(patient, row, case, {path: bytes(data)}, write=False)
         if count % WRITE_EVERY == 0:
             look(patient, row, case + ":write", {path: bytes(data)}, write=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import random
 import time
 from collections.abc import Iterator
@@ -62,6 +63,14 @@ class Trouble:
             + (".lasting" if self.lasting else "")
             + (".after" if self.after else "")
         )
+
+
+    @classmethod
+    def parse(cls, text: str) -> Trouble:
+        """The trouble that str() described."""
+        nth, name, what, *rest = text.split(".")
+        number = getattr(errno, what) if what != "short" else 0
+        return cls(int(nth), name, number, "lasting" in rest, "after" in rest)
 
 
 def troubles(names: list[str]) -> Iterator[Trouble]:
@@ -154,8 +163,9 @@ class Program:
         """An append raised. Only one that had to be durable may be in the log nonetheless."""
         ledger = self.ledger
         before, now = ledger.end - count, wal.current_position()
-        if now == before:
+        if now == before or now in ledger.ends:
             ledger.undo(count)
+            ledger.resolve(now)
             return
         ledger.appended([None] * count, durable=False)
         assert now == ledger.end, f"G5: {now - before} of {count} records appended"
@@ -232,6 +242,8 @@ def run(name: str, seed: str, trouble: Trouble | None, row: Row | None, images: 
             for wal in (program.wal, *program.old):
                 if wal is not None:
                     abandon(wal)
+        if disk.open_paths:
+            gc.collect()  # what a raised error keeps alive is not forgotten
         assert trouble is None or not disk.open_paths, f"left open: {disk.open_paths}"
     return [call.name for call in files.calls if call.name in ERRORS]
 
@@ -327,6 +339,18 @@ def _reopen(program: Program, *, in_place: bool) -> None:
         raise AssertionError("D6: the dead handle took an append after another one reopened")
 
 
+def once(
+    name: str, seed: str, trouble: Trouble, row: Row, case: str, images: int = 3
+) -> None:
+    """The program with one trouble, counted."""
+    row.cases += 1
+    row.counts[trouble.name] += 1
+    try:
+        run(name, seed, trouble, row, images)
+    except Exception as error:
+        row.violate(case, f"{type(error).__name__}: {error}")
+
+
 def fail_calls(name: str, seed: int, budget: Budget, images: int = 3, share: int = 1) -> Row:
     """Every call of the program fails in every way; with `share`, one in so many cases is tried."""
     row = Row("failing calls", name)
@@ -339,11 +363,6 @@ def fail_calls(name: str, seed: int, budget: Budget, images: int = 3, share: int
             break
         if share > 1 and rng.randrange(share):
             continue
-        row.cases += 1
-        row.counts[trouble.name] += 1
-        try:
-            run(name, f"{seed}", trouble, row, images)
-        except Exception as error:
-            row.violate(f"fail:{name}:{seed}:{trouble}", f"{type(error).__name__}: {error}")
+        once(name, f"{seed}", trouble, row, f"fail:{name}:{seed}:{trouble}", images)
     row.seconds = time.perf_counter() - started
     return row

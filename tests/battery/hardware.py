@@ -28,14 +28,19 @@ def full_disks(name: str, seed: int, budget: Budget) -> Row:
         for turn in range(1_000_000):
             if not budget.left(row) or turn > budget.cases // 40:
                 break
-            row.cases += 1
-            case = f"full:{name}:{seed}:{blocks}.{turn}"
-            try:
-                _one_disk(name, blocks, random.Random(case), row)
-            except Exception as error:
-                row.violate(case, f"{type(error).__name__}: {error}")
+            once(name, f"full:{name}:{seed}:{blocks}.{turn}", row)
     row.seconds = time.perf_counter() - started
     return row
+
+
+def once(name: str, case: str, row: Row) -> None:
+    """One disk, of the size that the case names."""
+    row.cases += 1
+    blocks = int(case.rpartition(":")[2].partition(".")[0])
+    try:
+        _one_disk(name, blocks, random.Random(case), row)
+    except Exception as error:
+        row.violate(case, f"{type(error).__name__}: {error}")
 
 
 def _one_disk(name: str, blocks: int, rng: random.Random, row: Row) -> None:

@@ -48,7 +48,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dataclasses.asdict(self)
+        return {**vars(self), "counts": dict(self.counts)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Row:

@@ -219,6 +219,15 @@ def once(name: str, at: int | None, kind: type[BaseException], row: Row) -> int:
     return breaker.count
 
 
+def guarded(name: str, at: int, row: Row) -> None:
+    """One case, counted."""
+    row.cases += 1
+    try:
+        once(name, at, KINDS[at % 2], row)
+    except (Exception, KeyboardInterrupt) as error:
+        row.violate(f"interrupt:{name}:{at}", f"{type(error).__name__}: {error}")
+
+
 def break_off(name: str, seed: int, budget: Budget, share: int = 1) -> Row:
     """The call, broken off at every bytecode (with `share`, at one in so many)."""
     row = Row("interrupts", name)
@@ -232,11 +241,6 @@ def break_off(name: str, seed: int, budget: Budget, share: int = 1) -> Row:
             break
         if share > 1 and rng.randrange(share):
             continue
-        kind = KINDS[at % 2]
-        row.cases += 1
-        try:
-            once(name, at, kind, row)
-        except (Exception, KeyboardInterrupt) as error:
-            row.violate(f"interrupt:{name}:{at}", f"{type(error).__name__}: {error}")
+        guarded(name, at, row)
     row.seconds = time.perf_counter() - started
     return row

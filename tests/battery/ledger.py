@@ -119,7 +119,7 @@ class Ledger:
         self.first = 0
         self._most = 0
         self._first_most = 0
-        self._ends: frozenset[int] = frozenset()
+        self.ends: frozenset[int] = frozenset()
         self._lock = threading.Lock()
 
     @property
@@ -132,14 +132,14 @@ class Ledger:
         with self._lock:
             least = min(max(self.durable, durable), len(self.entries))
             return Expected(
-                self.entries, least, self._most, self.first, self._first_most, self._ends
+                self.entries, least, self._most, self.first, self._first_most, self.ends
             )
 
     def expected_of_cache(self) -> Expected:
         """What may be left if all processes die now, but not the machine: all that was written."""
         with self._lock:
             return Expected(
-                self.entries, self.written, self._most, self.first, self._first_most, self._ends
+                self.entries, self.written, self._most, self.first, self._first_most, self.ends
             )
 
     # --- appends -----------------------------------------------------------------------------
@@ -176,20 +176,20 @@ class Ledger:
     def cutting(self, end: int) -> None:
         """truncate_after(end) is about to be called."""
         with self._lock:
-            self._ends = frozenset({end} if end < len(self.entries) else ())
+            self.ends = frozenset({end} if end < len(self.entries) else ())
 
     def cut_pending(self) -> bool:
         """Whether a cut failed, and may have happened or may yet."""
-        return bool(self._ends)
+        return bool(self.ends)
 
     def resolve(self, end: int) -> None:
         """The log ends here: if that is where a failed cut was to be, it has happened."""
-        if end in self._ends:
+        if end in self.ends:
             self.cut(end)
 
     def landed(self, position: int, count: int) -> None:
         """The batch in flight got this position: a failed cut may have come to its end before."""
-        if position in self._ends:
+        if position in self.ends:
             appended = self.entries[-count:]
             self.cut(position)
             self.appending([entry.fields for entry in appended])
@@ -200,7 +200,7 @@ class Ledger:
             if end < len(self.entries):  # otherwise there was nothing to do
                 self.entries = self.entries[:end]
                 self._most = self.durable = self.written = end
-            self._ends = frozenset()
+            self.ends = frozenset()
 
     def pruning(self, position: int) -> None:
         """truncate_before(position) is about to be called."""
@@ -220,7 +220,7 @@ class Ledger:
             self.entries = self.entries[:end]
             self.durable = self.written = self._most = end
             self.first = self._first_most = first
-            self._ends = frozenset()
+            self.ends = frozenset()
 
 
 class CrowdLedger:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from treering._core import format as fmt
 
-from .damage import LOG, Patient, Row, Specimen, look, specimen
+from .damage import LOG, Patient, Specimen, look, specimen
+from .harness import Budget, Row
 
 SECTOR = 512
 Change = tuple[str, dict[str, bytes | None]]
@@ -128,20 +129,51 @@ def _extra_files(healthy: Specimen, other: Specimen) -> Iterator[Change]:
     yield "manifest and tail deleted", {os.path.join(LOG, fmt.MANIFEST_NAME): None, last: None}
 
 
-def sampled(name: str, healthy: Specimen, changes: Iterator[Change], limit: int, row: Row) -> None:
-    """Look at the first `limit` of the changes, every eighth by opening for appends."""
-    patient = Patient(healthy)
+def changes(shape: str, healthy: Specimen, rng: random.Random) -> Iterator[Change]:
+    """All damage of one shape."""
+    if shape == "whole files":
+        return whole_files(healthy)
+    if shape == "one sector":
+        return one_sector(healthy)
+    if shape == "two sectors":
+        return two_sectors(healthy, rng)
+    if shape == "shifted":
+        return shifted(healthy, rng)
+    if shape == "noise":
+        return noise(healthy, rng)
+    return cut_short(healthy)
+
+
+def run(
+    shape: str,
+    name: str,
+    seed: str,
+    limit: int,
+    row: Row,
+    budget: Budget,
+    only: str | None = None,
+) -> None:
+    """Damage of one shape done to one specimen, every eighth looked at by opening for appends."""
+    healthy = specimen(name)
+    patient, rng = Patient(healthy), random.Random(f"{shape}/{name}/{seed}")
+    found = changes(shape, healthy, rng)
+    if shape == "cut short":  # there are more than we may look at: some of all, in order
+        every = list(found)
+        found = iter(every[:: max(1, len(every) // limit)])
+        row.counts["bytes to cut at"] = len(every)
     silent = []
-    for number, (case, changed) in enumerate(changes):
-        if number >= limit:
+    for number, (case, changed) in enumerate(found):
+        if number >= limit or not budget.left(row):
             break
+        full = f"damage:{shape}:{name}:{seed}:{case}"
+        if only is not None and full != only:
+            continue
         before = row.counts["cut, silent"]
-        full = f"damage:{healthy.name}:{name}:{case}"
         look(patient, row, full, changed, write=number % 8 == 0)
         if row.counts["cut, silent"] > before:
             silent.append(case)
     if silent:
-        row.notes.append(f"undetectable in {healthy.name}: {len(silent)} ({silent[0]} … {silent[-1]})")
+        row.notes.append(f"{len(silent)} losses that nothing can tell: {', '.join(silent[:3])} …")
 
 
 def _short(path: str) -> str:

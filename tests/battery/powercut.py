@@ -11,7 +11,7 @@ import dataclasses
 import random
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from treering import DataError, FsyncPolicy, TreeringError, Wal
 from treering.testing import PowerCutFiles
@@ -24,7 +24,8 @@ QUIET = frozenset(
      "is_directory", "open"}
 )
 
-LOST = ("zeros", "random", "stale")
+Lost = Literal["zeros", "random", "stale"]
+LOST: tuple[Lost, ...] = ("zeros", "random", "stale")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Camera:
         each: int,
         durable: Callable[[], int] = lambda: 0,
         only: int | None = None,
+        lost: tuple[Lost, ...] = LOST,
     ) -> None:
         self.files = files
         self.ledger = ledger
@@ -58,6 +60,7 @@ class Camera:
         self.skipped = 0
         self._seed = rng.randrange(1 << 30)
         self._each = each
+        self._lost = lost
         self._only = only
         self._count = 0
         self._off = 0
@@ -86,7 +89,7 @@ class Camera:
             return
         rng = random.Random(f"{self._seed}/{number}")
         before = self.ledger.expected(self.durable())
-        lost = rng.choice(LOST)
+        lost = rng.choice(self._lost)
         torn, names = rng.random() < 0.3, rng.choice(("any", "any", "prefix"))
         images = self.files.images(
             self._each, rng.randrange(1 << 30), lost=lost, torn_sectors=torn, names=names
@@ -105,6 +108,7 @@ def develop(camera: Camera, row: Row, case: str, options: dict[str, Any], rng: r
         for number, image in enumerate(shot.images):
             row.cases += 1
             row.counts[shot.kind] += 1
+            row.counts[f"sectors of {camera.files._disk.sector_bytes}"] += 1
             problem = examine(image, shot.expected, options, row)
             if problem:
                 row.violate(f"{case}:at={shot.number}:image={number}", f"{shot.what}: {problem}")

@@ -40,6 +40,9 @@ class Driver:
         self.options = options
         self.camera = camera
         self.wals: list[Wal] = []
+        # Space that is all zeros counts as never written in PowerCutFiles, so a value of zeros may
+        # only be there if lost space reads as zeros, too.
+        self.zeros = False
 
     @property
     def wal(self) -> Wal:
@@ -82,7 +85,9 @@ class Driver:
         rng = self.rng
         key = f"{self.ledger.end}".encode() + b"k" * rng.choice((0, 0, 3, 20))
         size = rng.choice(SIZES)
-        value = rng.randbytes(size) if rng.random() < 0.7 else bytes([rng.randrange(256)]) * size
+        value = rng.randbytes(size) if rng.random() < 0.7 else bytes([rng.randint(1, 255)]) * size
+        if self.zeros and rng.random() < 0.1:
+            value = bytes(size)
         if rng.random() < 0.04 and self.wals:
             value = self._own_bytes()
         return (key, value, False, 0, {}, None)
@@ -90,7 +95,8 @@ class Driver:
     def _own_bytes(self) -> bytes:
         """Bytes of the log itself as a value: frames inside frames."""
         contents = [data for path, data in self.files.contents().items() if path.endswith(".seg")]
-        return self.rng.choice(contents)[:700] if contents else b""
+        own = self.rng.choice(contents)[:700] if contents else b""
+        return own if self.zeros else own.replace(b"\0", b"\1")
 
     def put(self, *, durable: bool = False) -> int:
         """Append one record by the shortest way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -252,15 +253,19 @@ def fork_in_a_handler(log, words, forks, seed, exclusive=False):
         counters[2 * 50] = sequence + 1
         try:
             wal.put(*make(50, sequence, length=length))
-        except TreeringError:
+        except (TreeringError, ValueError):  # ValueError: a memory that is no longer there
             if not state["child"]:
                 raise
         if state["child"]:
             break
         sequence += 1
         counters[2 * 50 + 1] = sequence
-        reaped = [pid for pid in state["pids"] if os.waitpid(pid, os.WNOHANG)[0]]
-        state["pids"] = [pid for pid in state["pids"] if pid not in reaped]
+        with contextlib.suppress(ChildProcessError):  # a child, forked just here
+            for pid in list(state["pids"]):
+                found, status = os.waitpid(pid, os.WNOHANG)
+                assert status == 0, f"child {pid}: {os.waitstatus_to_exitcode(status)}"
+                if found:
+                    state["pids"].remove(pid)
     signal.setitimer(signal.ITIMER_REAL, 0)
     if state["child"]:
         _own_record(wal, counters, state["child"], exclusive)

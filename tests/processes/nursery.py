@@ -58,16 +58,22 @@ def command(mode: str, *arguments: str) -> list[str]:
 def run_alone(task: str, *, pure: bool | None = None, prefix=(), env=(), **options):
     """The task's result, from an interpreter of its own; AssertionError if that failed."""
     pure = is_pure() if pure is None else pure
-    done = subprocess.run(
+    process = subprocess.Popen(
         [*prefix, *command("run", task, json.dumps(options))],
         env=environment(pure) | dict(env),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, f"{task}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        out, complaints = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and whatever it left behind
+        process.wait()
+    assert process.returncode == 0, f"{task}: exit {process.returncode}\n{out}{complaints}"
+    return json.loads(out.splitlines()[-1])
 
 
 def readable(descriptors: list[int], seconds: float) -> bool:

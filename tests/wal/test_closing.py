@@ -167,7 +167,9 @@ def test_a_program_that_ends_without_closing_loses_nothing(path, policy):
         assert contents(wal) == told(0, 100)
 
 
-@pytest.mark.parametrize("ending", ["os._exit(7)", "os.kill(os.getpid(), 9)", "raise SystemExit(1)"])
+@pytest.mark.parametrize(
+    "ending", ["os._exit(7)", "os.kill(os.getpid(), 9)", "raise SystemExit(1)"]
+)
 def test_a_program_that_dies_loses_nothing_that_was_written(path, ending):
     """D1."""
     program = (
@@ -186,7 +188,9 @@ def test_a_program_that_dies_loses_nothing_that_was_written(path, ending):
 
 def test_a_log_in_memory_may_be_forgotten_with_its_files():
     files = MemoryFiles()
-    wal = Wal.open("/log", files=files, segment_bytes_max=4096, fsync_policy=FsyncPolicy.batch(1000))
+    wal = Wal.open(
+        "/log", files=files, segment_bytes_max=4096, fsync_policy=FsyncPolicy.batch(1000)
+    )
     fill(wal, 100)
     del wal, files
     gc.collect()

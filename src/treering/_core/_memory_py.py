@@ -105,9 +105,13 @@ class SharedPage:
         self._address = 0
 
     def abandon(self) -> None:
-        """In a forked child: the locks are the parent's."""
+        """In a forked child: the locks are the parent's, and a call that the fork interrupted must
+        not store anything more."""
         self._held.clear()
+        words = self._words
         self.close()
+        if words is not _CLOSED:
+            words.release()
 
     def load(self, word: int) -> int:
         """The word's value."""

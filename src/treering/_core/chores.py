@@ -14,7 +14,7 @@ from . import format as fmt
 from . import segment as segments
 from .control import Control
 from .errors import StorageError, TreeringError
-from .files import CREATE_NEW, WRITE, Directory
+from .files import CREATE_NEW, WRITE, Directory, free_in_child
 
 # How far ahead of the tail pages are prepared, so that appends do not take the faults.
 AHEAD_BYTES = 1 << 20
@@ -117,6 +117,7 @@ class Chores:
         """In a forked child the thread does not exist."""
         self._stopped = True
         self._thread = None
+        free_in_child(self._lock)
 
 
 def seal_segment(directory: Directory, header: fmt.SegmentHeader, end: int) -> None:

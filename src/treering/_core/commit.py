@@ -13,6 +13,7 @@ for bytes that are gone. The log is then dead for everybody until it is opened a
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -100,12 +101,14 @@ class Commit:
         self._control.store(fmt.WORD_SYNC_END, end)
         file = self._tail_file()
         started = time.perf_counter()
-        self._sync_file(file)
+        self.sync_file(file)
         self.seconds = time.perf_counter() - started
         # If the log was cut meanwhile, `end` speaks of records that are gone.
         self.advance(end if self._load(fmt.WORD_REWINDS) == rewinds else 0)
 
-    def _sync_file(self, file: File) -> None:
+    def sync_file(self, file: File) -> None:
+        """fsync a file that holds records; a failure is the end of the log."""
+        outer = sys.exc_info()[1]  # what our caller is handling is no failure of ours
         try:
             try:
                 file.sync()
@@ -113,7 +116,7 @@ class Commit:
                 self._fail(error)
         except BaseException as error:
             # A signal's exception may have taken the place of the failure; its context remembers.
-            cause = _storage_cause(error)
+            cause = _storage_cause(error, outer)
             if cause is not None and not self._load(fmt.WORD_FAILED):
                 self._control.fail(cause.errno or 5)
             raise
@@ -170,17 +173,22 @@ class Deadline:
 
     def arm(self) -> None:
         """Something was appended; the deadline runs from now on."""
-        if self._thread is None:
-            self._start()
+        if self._thread is None and not self._start():
+            self.disarm()
+            self._sync()
         self._armed.set()
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Whether the thread runs; False when the system gives us none (at the program's end)."""
         with self._start_lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(
-                    target=self._run, name="treering-deadline", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="treering-deadline", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+        return True
 
     def stop(self) -> None:
         """End the thread; what is not durable stays so."""
@@ -239,9 +247,11 @@ def failed_error(number: int, path: str) -> FailedError:
     )
 
 
-def _storage_cause(error: BaseException | None) -> OSError | None:
-    """The OSError that `error` came from or took the place of."""
-    while error is not None:
+def _storage_cause(
+    error: BaseException | None, outer: BaseException | None
+) -> OSError | None:
+    """The OSError that `error` came from or took the place of, newer than `outer`."""
+    while error is not None and error is not outer:
         if isinstance(error, OSError):
             return error
         error = error.__cause__ or error.__context__

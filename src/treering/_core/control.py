@@ -95,7 +95,7 @@ class Control:
         store(fmt.WORD_VERSION, fmt.CONTROL_VERSION)
         store(fmt.WORD_LOG_ID, int.from_bytes(log_id[:8], "little"))
         store(fmt.WORD_LOG_ID + 1, int.from_bytes(log_id[8:], "little"))
-        store(fmt.WORD_BOOT, boot_number(directory))
+        store(fmt.WORD_BOOT, boot_number(directory, lock_kind))
         store(fmt.WORD_LOCK_KIND, lock_kind)
         store(fmt.WORD_OWNER_PID, os.getpid())
         self.page.initialise_mutexes(private=lock_kind == PRIVATE_LOCK)
@@ -106,7 +106,7 @@ class Control:
         """The page that other processes use now; LockedError if this process cannot share it."""
         control = cls._map(directory.open(fmt.CONTROL_NAME, WRITE if write else READ), write=write)
         try:
-            control._check_shareable(directory)
+            control._check_shareable(directory, write=write)
         except BaseException:
             control.close()
             raise
@@ -122,7 +122,7 @@ class Control:
         finally:
             control.close()
 
-    def _check_shareable(self, directory: Directory) -> None:
+    def _check_shareable(self, directory: Directory, *, write: bool) -> None:
         path = self.file.path
         if self.load(fmt.WORD_MAGIC) != fmt.CONTROL_MAGIC:
             raise LockedError("the control page is not complete", path=path)
@@ -132,8 +132,10 @@ class Control:
                 path=path,
                 hint="Close it there, or use the same version",
             )
-        same_kind = self.lock_kind in (FILE_LOCK, mutex_kind())
-        if not same_kind or self.load(fmt.WORD_BOOT) != boot_number(directory):
+        # Who only looks takes no lock.
+        same_kind = not write or self.lock_kind in (FILE_LOCK, mutex_kind())
+        same_boot = self.load(fmt.WORD_BOOT) == boot_number(directory, self.lock_kind)
+        if not same_kind or not same_boot:
             raise LockedError(
                 "the processes that hold the log open use a lock this process cannot share "
                 "(another PID namespace or C library)",
@@ -158,15 +160,6 @@ class Control:
     def closed(self) -> bool:
         """Whether close was called."""
         return self._mapping is None
-
-    def matches(self, directory: Directory, log_id: bytes) -> bool:
-        """Whether the page speaks of this log and of the time since the last boot."""
-        return (
-            self.load(fmt.WORD_MAGIC) == fmt.CONTROL_MAGIC
-            and self.load(fmt.WORD_LOG_ID) == int.from_bytes(log_id[:8], "little")
-            and self.load(fmt.WORD_LOG_ID + 1) == int.from_bytes(log_id[8:], "little")
-            and self.load(fmt.WORD_BOOT) == boot_number(directory)
-        )
 
     def fail(self, number: int) -> None:
         """Declare the log dead for everybody who has it open, and wake them all."""
@@ -409,9 +402,12 @@ class HandleLocks:
         self._inherited = True
 
 
-def boot_number(directory: Directory) -> int:
-    """The boot (and PID namespace) as a word."""
-    return crc32(directory.files.boot_id().encode()) or 1
+def boot_number(directory: Directory, lock_kind: int) -> int:
+    """The boot as a word; and the PID namespace, unless the lock works across those."""
+    boot = directory.files.boot_id()
+    if lock_kind == FILE_LOCK:
+        boot = boot.partition("/")[0]
+    return crc32(boot.encode()) or 1
 
 
 def choose_lock_kind(*, exclusive: bool, process_lock: str) -> int:

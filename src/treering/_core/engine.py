@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 import uuid
+import weakref
 
 from . import format as fmt
 from . import manifest as manifests
@@ -33,6 +34,7 @@ class Engine:
     def __init__(self, directory: Directory, config: WalConfig) -> None:
         self.directory = directory
         self.config = config
+        _engines.add(self)
         self._closing = threading.Lock()
         self._closed = False
         self._unsealed: tuple[tuple[fmt.SegmentHeader, int], ...] = ()
@@ -154,8 +156,10 @@ class Engine:
 
     def _create(self) -> None:
         """A new log: its first segment, then the manifest that vouches for it."""
-        clock = self.config.clock or time.time_ns
-        header = fmt.SegmentHeader(uuid.uuid4().bytes, 0, 0, self.config.frame_align_bytes, clock())
+        config = self.config
+        header = fmt.SegmentHeader(
+            uuid.uuid4().bytes, 0, 0, config.frame_align_bytes, config.now_ns()
+        )
         trusted = trusts_mapping(self.directory, self.config)
         size = self.config.segment_bytes_max if trusted else fmt.SEGMENT_HEADER_BYTES
         name = segments.temporary_name()
@@ -209,6 +213,7 @@ class Engine:
         self.writer.lock.run(self._change_pin_locked, name, position)
 
     def _change_pin_locked(self, name: str, position: int | None) -> None:
+        self.commit.check()  # on a dead log, others may hold pins by a newer lock than ours
         pins = retention.load_pins(self.directory)
         if position is None:
             pins.pop(name, None)
@@ -253,13 +258,23 @@ class Engine:
 
     def abandon(self) -> None:
         """In a forked child: close the inherited descriptors and mappings, and touch nothing else.
-        The locks are the parent's and stay so."""
+        The locks are the parent's and stay so: closing does not give up what a child inherits."""
         self._closed = True
-        self.kept.abandon()
-        self.writer.abandon()
-        self.control.abandon()
-        self._locks.abandon()
-        self._held.close()
+        self.directory.abandon()
+        for name in ("control", "writer", "kept"):
+            part = getattr(self, name, None)
+            if part is not None:  # another thread may be opening or closing in the parent
+                part.abandon()
+
+
+# Also those that are being opened or closed just now, which no Wal shows.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def abandon_all() -> None:
+    """In a forked child: all engines are the parent's."""
+    for engine in list(_engines):
+        engine.abandon()
 
 
 class QuietEngine:

@@ -72,12 +72,14 @@ class TreeringError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments need help to cross a process boundary (multiprocessing).
-        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
+        state = self.__dict__ | {"errno": self.errno} if isinstance(self, OSError) else self.__dict__
+        return (_rebuild, (type(self), self.message, dict(state)))
 
 
 def _rebuild(kind: type[TreeringError], message: str, state: dict[str, Any]) -> TreeringError:
     error = kind(message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +26,6 @@ class Intake:
     def __init__(self, config: WalConfig, control: Control) -> None:
         self._config = config
         self._control = control
-        self._clock = config.clock or time.time_ns
         self._warned = False
         # Values up to this size take the fast path, which checks nothing else.
         self.plain_bytes_max = min(
@@ -88,7 +86,7 @@ class Intake:
 
     def now_ns(self) -> int:
         """The time for expiry: never before the newest record in the log (clocks step back)."""
-        return max(self._clock(), self._control.load(fmt.WORD_NEWEST))
+        return max(self._config.now_ns(), self._control.load(fmt.WORD_NEWEST))
 
     def compressed(self, record: Record, name: str | None) -> Record:
         """The record as it will be stored."""

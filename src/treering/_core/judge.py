@@ -206,6 +206,8 @@ class _Judge:
                 limit = self._sealed_tail(content, manifest)
             else:
                 limit = self._open_tail(content, manifest)
+            if content.base < manifest.tail_base and following is None:
+                limit = min(limit, manifest.tail_base)  # the rest is superseded by what is missing
             self.parts.append(part._replace(limit=limit))
             self._count(content, limit)
             expected = max(expected, limit)

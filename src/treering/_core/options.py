@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -127,6 +128,11 @@ class WalConfig:
         _check_kinds(self)
         _check_sizes(self)
         _check_retention(self)
+
+    def now_ns(self) -> int:
+        """The time, kept within what a record can hold: a clock that is wrong harms no log."""
+        now = time.time_ns() if self.clock is None else self.clock()
+        return min(max(int(now), 1), fmt.TIME_NS_MAX)
 
     def replace(self, **changes: Any) -> WalConfig:
         """A copy with some fields changed; unknown names raise UsageError."""

@@ -83,6 +83,7 @@ class _Planner:
         until = min((f.positions[0] for f in self.problems if f.positions), default=fmt.NO_CUT)
         self._walk([fact for fact in live if fact.base < until], manifest, until)
         self.end = min(self.end, until)
+        self.end = min(self.end, until)
         self._check_end(live, manifest)
         if self.end < first and not self.problems:
             path = self._segment_path(first)
@@ -223,7 +224,7 @@ class _Planner:
             self.seal.append((fact.header, following.base))
 
     def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
-        assert fact.trailer is not None
+        assert fact.trailer is not None and fact.header is not None
         self.end = min(fact.trailer.end, manifest.cut)
         self.durable = self.end
         self._newest(fact)
@@ -283,6 +284,7 @@ class _Planner:
         newest_base = live[-1].base if live else None
         expected = manifest.tail_base
         if expected != fmt.NO_CUT and (newest_base is None or newest_base < expected):
+            self.end = min(self.end, expected)  # what lies behind is superseded by what is missing
             self.note(Label.MISSING, self._segment_path(expected), None, (self.end, None))
         elif self.end < _known_end(manifest, newest_base):
             self.note(

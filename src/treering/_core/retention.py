@@ -7,7 +7,6 @@ file, replaced whole, so that consumers in other processes and after a restart a
 from __future__ import annotations
 
 import json
-import time
 
 from . import format as fmt
 from . import segment as segments
@@ -100,7 +99,7 @@ def _expendable(
             return True
     if config.retention_seconds_max is not None:
         newest = _newest_ns(directory, base)
-        oldest_wanted = (config.clock or time.time_ns)() - round(config.retention_seconds_max * 1e9)
+        oldest_wanted = config.now_ns() - config.retention_seconds_max * 1e9
         return newest is not None and newest < oldest_wanted
     return False
 

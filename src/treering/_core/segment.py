@@ -20,6 +20,10 @@ from .files import CREATE_NEW, READ, Directory, File
 CHUNK_BYTES = 1 << 20
 # Frames up to this size are checked in memory; larger ones are streamed, so memory stays flat.
 WHOLE_FRAME_BYTES_MAX = 4 << 20
+# Of larger ones, the fixed parts of their records are read this much at a time.
+WINDOW_BYTES = 4096
+# The longest fixed part: header, expiry, stream, raw size and the headers' size.
+_RECORD_FIXED_MOST = fmt.RECORD_HEADER_BYTES + 20
 # Looking for intact frames behind a bad one, at most this many bytes per byte of the file are
 # checksummed; hostile bytes that need more are called damage.
 SEARCH_EFFORT = 16
@@ -243,10 +247,12 @@ def _stream_times(file: File, at: int, length: int, count: int) -> tuple[int, in
     """Least and greatest timestamp of a large frame's records; None if they do not fill it."""
     offset, end = at + fmt.FRAME_HEADER_BYTES, at + length
     oldest, newest = fmt.TIME_NS_MAX, 0
+    window, origin = b"", offset
     for _ in range(count):
-        # The longest fixed part: header, expiry, stream, raw size and the headers' size.
-        block = file.read(min(fmt.RECORD_HEADER_BYTES + 20, end - offset), offset)
-        size, timestamp = _record_extent(block)
+        if offset - origin + _RECORD_FIXED_MOST > len(window):
+            window, origin = file.read(min(WINDOW_BYTES, end - offset), offset), offset
+        start = offset - origin
+        size, timestamp = _record_extent(window[start : start + _RECORD_FIXED_MOST])
         if size < 0:
             raise fmt.UnknownVersionError("unknown record flags")
         if size == 0 or size > end - offset:

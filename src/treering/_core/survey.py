@@ -13,7 +13,7 @@ from . import format as fmt
 from . import manifest as manifests
 from . import segment as segments
 from .errors import VersionError
-from .files import Directory
+from .files import Directory, File
 from .segment import SegmentScan
 
 Progress = Callable[[int], None]
@@ -101,12 +101,38 @@ def _survey_segment(
         if following is None and _is_clean(manifest, header, size):
             assert manifest is not None
             return SegmentFacts(base, file.path, size, header, **_vouched_facts(manifest)), 0
-        scan = segments.scan_frames(file, header, size, progress=progress)
-        rest = segments.survey_rest(file, header, size, scan.offset, scan.position)
+        scan, rest = _scan(file, header, size, progress)
     return (
         SegmentFacts(base, file.path, size, header, scan=scan, rest=rest),
         scan.offset - header.frames_start,
     )
+
+
+def _scan(
+    file: File, header: fmt.SegmentHeader, size: int, progress: Progress | None
+) -> tuple[SegmentScan, segments.Rest]:
+    """The frames, and what lies behind them. Intact frames behind bad bytes may be those of a
+    living writer, who went on meanwhile: then the bytes are good now."""
+    scan = segments.scan_frames(file, header, size, progress=progress)
+    while True:
+        rest = segments.survey_rest(file, header, size, scan.offset, scan.position)
+        if rest.later is None:
+            return scan, rest
+        more = segments.scan_frames(
+            file,
+            header,
+            size,
+            offset=scan.offset,
+            position=scan.position,
+            newest_ns=scan.newest_ns,
+        )
+        if more.offset == scan.offset:
+            return scan, rest
+        scan = more._replace(
+            durable=max(scan.durable, more.durable),
+            oldest_ns=min(scan.oldest_ns or more.oldest_ns, more.oldest_ns),
+            signposts=scan.signposts + more.signposts,
+        )
 
 
 def _is_full(following: int | None, manifest: fmt.Manifest | None) -> bool:

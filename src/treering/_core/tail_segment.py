@@ -6,6 +6,7 @@ Used under the append lock, except for `populate`. Refuses to know the control p
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from . import format as fmt
 from . import segment as segments
@@ -112,12 +113,12 @@ class TailSegment:
             # Space is not reserved here: writing zeros may fail, giving space back does not.
             self._file.truncate(offset)
 
-    def allocate(self, size_bytes: int) -> None:
-        """Reserve space up to `size_bytes`; durable at return. DiskFullError changes nothing."""
+    def allocate(self, size_bytes: int, sync: Callable[[File], None]) -> None:
+        """Reserve space up to `size_bytes`, then `sync` the file. DiskFullError changes nothing."""
         assert self._file is not None
         if self.trusted and self._file.size() < size_bytes:
             self._file.allocate(size_bytes)
-            self._file.sync()
+            sync(self._file)
 
     def populate(self, offset: int) -> None:
         """Take the page faults of the next appends now; only a mapped tail has any."""

@@ -34,6 +34,8 @@ def truncate_before(writer: Writer, position: int) -> int:
     for base in view.bases:
         if base < target:
             writer.directory.remove(fmt.segment_name(base))
+    # Once more: who looked in the meantime saw some that are gone now.
+    writer.control.store(fmt.WORD_CHANGES, load(fmt.WORD_CHANGES) + 1)
     writer.dead_on_error(writer.directory.sync)
     return target
 

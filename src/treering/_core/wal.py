@@ -14,7 +14,7 @@ from . import retention
 from .arguments import check_position, check_seconds
 from .batch import Batch
 from .codec import Record, Tail, backend
-from .engine import Engine, QuietEngine, directory_of
+from .engine import Engine, QuietEngine, abandon_all, directory_of
 from .errors import (
     ClosedError,
     ForkedError,
@@ -401,6 +401,7 @@ class Wal:
             "path": self._path,
             "log_id": (engine.log_id or b"").hex(),
             "backend": backend,
+            "file_system": engine.directory.files.file_system(self._path),
             "first_position": engine.source.first(),
             "end_position": end,
             "durable_position": engine.source.end(True),
@@ -424,6 +425,9 @@ class Wal:
             assert record.position == expected, f"position {record.position}, not {expected}"
             expected += 1
         assert expected >= end or engine.source.first() > first, f"records end at {expected}"
+        damaged = engine.source.damaged_from()
+        if damaged is not None:
+            raise damaged[1]
 
     # --- Closing ----------------------------------------------------------------------------------
 
@@ -458,8 +462,6 @@ class Wal:
         self._forked = True
         self._reopening = threading.Lock()
         self._finalizer.detach()
-        if isinstance(engine, Engine):
-            engine.abandon()
 
     def __enter__(self) -> Wal:
         return self
@@ -483,6 +485,7 @@ _open_handles: weakref.WeakSet[Wal] = weakref.WeakSet()
 
 
 def _forget_parents_handles() -> None:
+    abandon_all()
     for wal in list(_open_handles):
         wal._after_fork()
 

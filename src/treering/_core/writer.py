@@ -11,7 +11,6 @@ Refuses to know readers, policies and handles.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -52,7 +51,6 @@ class Writer:
         self.commit = commit
         self._config = config
         self._log_id = log_id
-        self._clock = config.clock or time.time_ns
         self._arm = arm
         self.intake = Intake(config, control)
         self.lock = AppendLock(control, config.lock_timeout_seconds)
@@ -65,7 +63,7 @@ class Writer:
             arm,
             commit.wait,
             self.intake.plain_bytes_max,
-            config.clock,
+            None if config.clock is None else config.now_ns,
             self.lock.try_run,
         )
         trusted = trusts_mapping(directory, config)
@@ -119,7 +117,7 @@ class Writer:
     def _write_frame(self, records: Sequence[Record], position: int, offset: int) -> None:
         header, page = self._segment.header, self.control.page
         assert header is not None
-        now_ns = self._clock()
+        now_ns = self._config.now_ns()
         durable = self.control.load(fmt.WORD_DURABLE)
         frame = encode_frame(
             records, position, durable, header.tag, header.seed, header.align, now_ns
@@ -230,7 +228,7 @@ class Writer:
     def _grow(self, wanted: int) -> bool:
         """Extend the tail to `wanted` bytes, or notice that another process has."""
         base = self._segment.base
-        self._segment.allocate(wanted)
+        self._segment.allocate(wanted, self.commit.sync_file)
         self._attach(base)
         if not self._segment.trusted:
             self._segment.limit = max(self._segment.limit, wanted)
@@ -246,7 +244,11 @@ class Writer:
         base, old = control.load(fmt.WORD_END), self._segment.header
         manifest = self.manifest()
         header = fmt.SegmentHeader(
-            self._log_id, base, manifest.epoch, self._config.frame_align_bytes, self._clock()
+            self._log_id,
+            base,
+            manifest.epoch,
+            self._config.frame_align_bytes,
+            self._config.now_ns(),
         )
         needed = _segment_bytes(self._config.segment_bytes_max, header.frames_start + size)
         name = self._prepare(header, needed)
@@ -340,6 +342,7 @@ class Writer:
 
     def abandon(self) -> None:
         """In a forked child: drop what belongs to the parent without touching the log."""
+        self.lock.abandon()
         self.chores.abandon()
         self._segment.abandon()
 

@@ -1,0 +1,102 @@
+"""A slice of `make fuzz`: hostile frames and logs end in errors or in a prefix (G21, D12)."""
+
+import pytest
+
+from tests.battery import fuzz, hostile
+from tests.battery.harness import LOG
+from treering import DamageError, Wal
+from treering._core import format as fmt
+
+SLICE = {"frames": 400, "frames-resealed": 400, "logs": 40, "logs-resealed": 40}
+
+
+@pytest.mark.parametrize("family", fuzz.FAMILIES)
+def test_a_slice_of_each_family_finds_nothing(family):
+    told = fuzz.work(family, 1, 0, SLICE[family])
+    assert told["findings"] == []
+    assert len(told["told"]) == SLICE[family]
+    assert told["slowest"] < fuzz.CASE_SECONDS
+
+
+def test_the_same_case_tells_the_same_twice():
+    for family in fuzz.FAMILIES:
+        assert fuzz.run_case(family, 7, 3) == fuzz.run_case(family, 7, 3)
+
+
+def test_a_finding_is_told_with_its_case(monkeypatch):
+    def wrong(*_, **__):
+        raise hostile.Finding("position 7 was never written")
+
+    monkeypatch.setattr(hostile, "outcome", wrong)
+    told = fuzz.work("logs", 1, 10, 3)
+    assert [number for number, _ in told["findings"]] == [10, 11, 12]
+    assert "position 7 was never written" in told["findings"][0][1]
+
+
+def test_a_case_that_takes_too_long_is_a_finding(monkeypatch):
+    def endless(*_, **__):
+        while True:
+            pass
+
+    monkeypatch.setattr(hostile, "outcome", endless)
+    monkeypatch.setattr(fuzz, "CASE_SECONDS", 0.1)
+    [(_, text)] = fuzz.work("logs", 1, 0, 1)["findings"]
+    assert text.startswith("TooSlow")
+
+
+def test_the_judge_notices_a_record_that_was_never_written():
+    specimen = next(s for s in hostile.specimens() if s.name == "v1-plain")
+    forged = [*specimen.records]
+    forged[3] = (*forged[3][:2], b"another value", *forged[3][3:])
+    other = hostile.Specimen("forged", specimen.files, forged, frozenset(forged))
+    with pytest.raises(hostile.Finding, match="position 3 was never written"):
+        hostile.outcome(specimen.files, other, repaired=False, seed=1)
+
+
+# --- Cases that a campaign found -----------------------------------------------------------------
+
+
+def spoil(name, **changes):
+    """A golden log with some files replaced, or removed (None)."""
+    specimen = next(s for s in hostile.specimens() if s.name == f"v1-{name}")
+    files = {**specimen.files, **changes}
+    return specimen, {name: data for name, data in files.items() if data is not None}
+
+
+def keys(files, **options):
+    """The keys that reading gives until it ends or raises, and what it raised."""
+    found = []
+    try:
+        with Wal.open(LOG, files=hostile._memory(files), **options) as wal:
+            found.extend(record.key for record in wal.read_from())
+            return found, None
+    except DamageError as error:
+        return found, error
+
+
+def test_without_the_newest_segment_what_it_had_superseded_stays_so():
+    """The manifest still says where it began."""
+    for name, lost in (("superseded", 40), ("cut", 80)):
+        specimen, files = spoil(name, **{fmt.segment_name(lost): None})
+        found, error = keys(files, read_only=True)
+        assert found == [key[1] for key in specimen.records if key[0] < lost]
+        hostile.outcome(files, specimen, repaired=False, seed=1)
+        assert error is None or error.position == lost
+
+
+def test_a_log_with_records_and_without_its_manifest_is_damaged():
+    """Before there was a manifest, nobody could append: so it was there, and a cut may be lost."""
+    for name in ("pending", "compressed"):
+        specimen, files = spoil(name, manifest=None)
+        found, error = keys(files)
+        assert error is not None
+        assert found == []
+        hostile.outcome(files, specimen, repaired=False, seed=1)
+
+
+def test_a_file_named_beyond_the_last_position_is_none_of_ours():
+    for base in (fmt.POSITION_MAX + 1, 2**64, 10**20 - 1):
+        name = f"{base:020d}{fmt.SEGMENT_SUFFIX}"
+        specimen, files = spoil("plain", **{name: b"garbage"})
+        assert len(keys(files)[0]) == len(specimen.records)
+        hostile.outcome(files, specimen, repaired=False, seed=1)
