@@ -19,7 +19,7 @@ from typing import Any
 from treering import backend
 
 from . import jobs
-from .harness import Row
+from .harness import Budget, Row
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         print(f"no battery is called {options.only!r}", file=sys.stderr)
         return 2
+    Budget.first_only = options.first
     started = time.monotonic()
     rows = _run_all(chosen, options)
     print_table(rows, time.monotonic() - started, options.seed)
@@ -49,6 +50,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--json", metavar="FILE", help="write the counts there, too")
+    parser.add_argument("--first", action="store_true", help="stop at the first violation")
     parser.add_argument("--replay", metavar="CASE", help="play one case again")
     return parser.parse_args(arguments)
 
@@ -59,6 +61,8 @@ def _run_all(chosen: list[jobs.Job], options: argparse.Namespace) -> list[Row]:
     if options.jobs == 1:
         for job in chosen:
             _note(rows, job, jobs.run(job, options.seed, share))
+            if options.first and rows[job.title].violation_count:
+                break
         return list(rows.values())
     # Fresh processes: a fork would inherit whatever threads there are.
     context = multiprocessing.get_context("spawn")

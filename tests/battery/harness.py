@@ -57,7 +57,9 @@ class Row:
 
 
 class Budget:
-    """So many cases, or so many seconds, whichever is used up first."""
+    """So many cases, or so many seconds, whichever is used up first; or up to the first violation."""
+
+    first_only = False
 
     def __init__(self, cases: int, seconds: float = 1e9) -> None:
         self.cases = cases
@@ -65,6 +67,8 @@ class Budget:
 
     def left(self, row: Row) -> bool:
         """Whether to go on."""
+        if self.first_only and row.violation_count:
+            return False
         return row.cases < self.cases and time.monotonic() < self._until
 
 
@@ -113,8 +117,9 @@ def abandon(wal: Wal) -> None:
     wal._unbind()
     if isinstance(live, engine.Engine):
         if live.deadline is not None:
-            live.deadline._stopped.set()
+            live.deadline._stopped = True
+            live.deadline._halt.set()
             live.deadline._armed.set()
         live.writer.chores.abandon()
-        live.writer.chores._event.set()
+        live.writer.chores._due.set()
         live.abandon()

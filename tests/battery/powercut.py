@@ -157,7 +157,7 @@ def _again(
     with Wal.open(LOG, files=image, **options) as wal:
         if list(wal.read_from(first)) != records or wal.first_position != first:
             return "G4: a clean restart shows another log"
-        if wal.recovery.cut is not None or wal.recovery.damage:
+        if wal.recovery.state != "clean" or wal.recovery.damage:
             return f"G6: a clean restart reports {wal.recovery}"
         wal.check()
     return None

@@ -69,3 +69,12 @@ def test_the_checksum_is_that_of_zlib_at_every_length(twins, start):
         for shift in (0, 1, 7):
             piece = memoryview(data)[shift : shift + length]
             assert native.crc32(piece, start) == python.crc32(piece, start)
+
+
+def test_the_stub_of_the_native_twin_names_what_it_has(twins):
+    _, native = twins
+    stub = SOURCE.with_suffix(".pyi").read_text(encoding="utf-8")
+    named = re.findall(r"import \w+ as (\w+)$|^def (\w+)|^([A-Z]+):", stub, re.M)
+    names = {name for groups in named for name in groups if name}
+    assert names >= set(NAMES)
+    assert [name for name in names if not hasattr(native.modules[0], name)] == []

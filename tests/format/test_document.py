@@ -84,9 +84,9 @@ def _widths(layout):
 
 
 def test_the_code_has_the_limits_of_the_page():
-    assert len(limits()) == 8
+    assert len(limits()) == 9
     for name, value in limits().items():
-        assert getattr(fmt, name) == value, name
+        assert getattr(fmt, name, getattr(retention, name, None)) == value, name
 
 
 def test_the_code_has_the_magics_and_the_version_of_the_page():

@@ -6,6 +6,7 @@ from tests.battery import fuzz, hostile
 from tests.battery.harness import LOG
 from treering import DamageError, Wal
 from treering._core import format as fmt
+from treering.testing import MemoryFiles
 
 SLICE = {"frames": 400, "frames-resealed": 400, "logs": 40, "logs-resealed": 40}
 
@@ -100,3 +101,35 @@ def test_a_file_named_beyond_the_last_position_is_none_of_ours():
         specimen, files = spoil("plain", **{name: b"garbage"})
         assert len(keys(files)[0]) == len(specimen.records)
         hostile.outcome(files, specimen, repaired=False, seed=1)
+
+
+FORGED = {
+    "far beyond the file": lambda entries: [entries[0], entries[1]._replace(offset=2**63)],
+    "behind the frames": lambda entries: [entries[0], entries[1]._replace(offset=131_000)],
+    "backwards": lambda entries: entries[::-1],
+    "twice": lambda entries: [entries[0], entries[0]],
+    "before the segment": lambda entries: [entries[0], entries[1]._replace(position=0)],
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_an_index_that_cannot_be_right_is_not_followed(forge):
+    """A footer only saves a scan: one with a right checksum and wrong numbers is left alone."""
+    files = MemoryFiles()
+    with Wal.open(LOG, files=files, segment_bytes_max=128 * 1024) as wal:
+        for number in range(60):
+            wal.put(b"%d" % number, bytes(4000))
+    name = f"{LOG}/{fmt.segment_name(0)}"
+    data = files.contents()[name]
+    trailer = fmt.Trailer.unpack(data[-fmt.TRAILER_BYTES :])
+    start = len(data) - fmt.TRAILER_BYTES - trailer.entries * fmt.INDEX_ENTRY_BYTES
+    entries = fmt.unpack_index(data[start : -fmt.TRAILER_BYTES], trailer)
+    assert len(entries) == 2
+    index = fmt.pack_index(forge(entries))
+    forged = trailer._replace(index_checksum=fmt.checksum(index))
+    files.put_file(name, data[:start] + index + forged.pack())
+    for options in ({}, {"read_only": True}):
+        with Wal.open(LOG, files=files, **options) as wal:
+            assert [record.key for record in wal.read_from()] == [b"%d" % n for n in range(60)]
+            assert [wal.read(position).key for position in (0, 20, 31)] == [b"0", b"20", b"31"]
+            assert len(list(wal.read_backwards())) == 60

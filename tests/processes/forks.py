@@ -51,7 +51,8 @@ def wait_for(pids) -> None:
                 assert status == 0, f"child {pid}: {os.waitstatus_to_exitcode(status)}"
                 break
             if time.monotonic() > until:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGABRT)  # shows where it hangs
+                time.sleep(1)
                 raise AssertionError(f"child {pid} hangs")
             time.sleep(0.001)
 
@@ -224,10 +225,10 @@ def fork_in_a_handler(log, words, forks, seed, exclusive=False):
     counters = Words(words)
     wal = open_log(log, policy="os", segment_bytes_max=16 << 10, exclusive=exclusive)
     rng = Random(seed)
-    state = {"forks": 0, "child": 0, "forking": False, "pids": []}
+    state = {"forks": 0, "child": 0, "inside": False, "forking": False, "pids": []}
 
     def handler(number, frame):
-        if state["child"] or state["forking"] or len(state["pids"]) >= 4:
+        if not state["inside"] or state["child"] or state["forking"] or len(state["pids"]) >= 4:
             return
         state["forking"] = True
         writer = CHILD_WRITERS_FROM + state["forks"]
@@ -251,11 +252,15 @@ def fork_in_a_handler(log, words, forks, seed, exclusive=False):
     while state["forks"] < forks:
         length = rng.choice((8, 60, 3000))
         counters[2 * 50] = sequence + 1
+        record = make(50, sequence, length=length)
         try:
-            wal.put(*make(50, sequence, length=length))
+            # Nothing between the two interrupts: the handler forks within the call or after it.
+            state["inside"] = True
+            wal.put(*record)
         except (TreeringError, ValueError):  # ValueError: a memory that is no longer there
             if not state["child"]:
                 raise
+        state["inside"] = False
         if state["child"]:
             break
         sequence += 1

@@ -7,6 +7,7 @@ python -m tests.processes.workers run TASK OPTIONS     run one task; its result 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -211,6 +212,7 @@ def main() -> None:
     if mode == "nursery":
         nursery(*arguments)
     else:
+        faulthandler.enable()
         task, options = arguments
         try:
             result = globals()[task](**json.loads(options))

@@ -1,4 +1,4 @@
-"""Closing while others still use the handle: what was acknowledged stays, nobody hangs (D1, D10)."""
+"""Closing while others use the handle: what was acknowledged stays, nobody hangs (D1, D10)."""
 
 import threading
 

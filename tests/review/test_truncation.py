@@ -40,7 +40,7 @@ def test_truncating_to_the_first_position_beside_segments_that_could_not_be_remo
 @pytest.mark.parametrize("survivors", [[0], [1], [0, 1]])
 def test_a_torn_first_record_behind_segments_that_truncation_could_not_remove(survivors):
     """D4, D5, D11: a power cut brings removed segments back and tears the only record of the tail.
-    Nothing durable is lost, so opening succeeds, again and again, and no position is given twice."""
+    Nothing durable is lost: opening succeeds, again and again, and no position is given twice."""
     files = PowerCutFiles()
     wal, bases = segmented(files, 3)
     first = wal.current_position()
@@ -74,7 +74,7 @@ def test_a_foreign_segment_below_the_first_position_is_not_removed():
     wal.truncate_before(bases[1])
     wal.close()
     other = MemoryFiles()
-    stranger, _ = segmented(other)
+    segmented(other)
     name = "/log/" + fmt.segment_name(0)
     files.put_file(name, other.contents()[name])
     with pytest.raises(DamageError):
@@ -101,7 +101,8 @@ class Stop(BaseException):
 
 
 def killed_in_truncation(monkeypatch, wal, position, step):
-    """truncate_after, in a process that dies before that function of the writer's module is done."""
+    """truncate_after in a process that dies before that function of the writer's module."""
+
     def die(*_):
         raise Stop
 

@@ -56,14 +56,14 @@ class At:
 
 def _is_ours(frame):
     """Whether a frame runs on behalf of the core, and not of a file system or a finalizer."""
-    while frame is not None:
+    ours = False
+    while frame is not None and frame.f_code.co_filename != __file__:
         name = frame.f_code.co_filename
         if name.startswith(_TESTING) or frame.f_code.co_name in _FINALIZERS:
             return False
-        if name.startswith(_CORE):
-            return True
+        ours = ours or name.startswith(_CORE)
         frame = frame.f_back
-    return False
+    return ours
 
 
 def interrupt():

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 
 from . import format as fmt
 from . import segment as segments
+from .background import Background, Signal
 from .control import Control
 from .errors import StorageError, TreeringError
-from .files import CREATE_NEW, WRITE, Directory, free_in_child
+from .files import CREATE_NEW, WRITE, Directory
 
 # How far ahead of the tail pages are prepared, so that appends do not take the faults.
 AHEAD_BYTES = 1 << 20
@@ -45,9 +45,8 @@ class Chores:
         self._due_at = 0
         self._spare_at = 0
         self._seals: list[tuple[fmt.SegmentHeader, int]] = []
-        self._event = threading.Event()
-        self._lock = threading.RLock()  # closing may come out of the collector, inside of `_wake`
-        self._thread: threading.Thread | None = None
+        self._due = Signal()
+        self._thread = Background(self._run)
         self._stopped = False
         self.rolled: Callable[[], object] = lambda: None
 
@@ -71,21 +70,13 @@ class Chores:
         self._wake()
 
     def _wake(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(
-                    target=self._run, name="treering-chores", daemon=True
-                )
-                try:
-                    self._thread.start()
-                except RuntimeError:  # no threads at the interpreter's end
-                    self._thread = None
-        self._event.set()
+        if not self._stopped:
+            self._thread.start()
+            self._due.set()
 
     def _run(self) -> None:
         while not self._stopped:
-            self._event.wait()
-            self._event.clear()
+            self._due.wait()
             self._do_due()
 
     def _do_due(self) -> None:
@@ -105,19 +96,14 @@ class Chores:
 
     def stop(self) -> None:
         """Finish what is due and end the thread."""
-        with self._lock:  # a thread that is being started cannot be joined yet
-            self._stopped = True
-            thread, self._thread = self._thread, None
-        self._event.set()
-        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
-            thread.join()
+        self._stopped = True
+        self._due.set()
+        self._thread.join()
         self._do_due()
 
     def abandon(self) -> None:
         """In a forked child the thread does not exist."""
         self._stopped = True
-        self._thread = None
-        free_in_child(self._lock)
 
 
 def seal_segment(directory: Directory, header: fmt.SegmentHeader, end: int) -> None:

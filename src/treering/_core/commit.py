@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 
 from . import format as fmt
+from .background import Background, Signal
 from .control import Control, SyncLock
 from .errors import FailedError, StorageError, TreeringError, WaitTimeoutError
 from .files import WRITE, Directory, File, no_such_file
@@ -165,47 +165,35 @@ class Deadline:
         self._commit = commit
         self._control = control
         self._window = policy.window_seconds
-        self._armed = threading.Event()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._start_lock = threading.RLock()
+        self._armed = Signal()
+        self._halt = Signal()
+        self._stopped = False
+        self._thread = Background(self._run)
         self.disarm: Callable[[], None] = _nothing
 
     def arm(self) -> None:
         """Something was appended; the deadline runs from now on."""
-        if self._thread is None and not self._start():
+        if self._stopped:
+            return
+        if self._thread.start():
+            self._armed.set()
+        else:
             self.disarm()
             self._sync()
-        self._armed.set()
-
-    def _start(self) -> bool:
-        """Whether the thread runs; False when the system gives us none (at the program's end)."""
-        with self._start_lock:
-            if self._thread is None and not self._stopped.is_set():
-                thread = threading.Thread(target=self._run, name="treering-deadline", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    return False
-                self._thread = thread
-        return True
 
     def stop(self) -> None:
         """End the thread; what is not durable stays so."""
-        self._stopped.set()
+        self._stopped = True
+        self._halt.set()
         self._armed.set()
-        with self._start_lock:  # a thread that is being started cannot be joined yet
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped:
             self._armed.wait()
-            self._armed.clear()
             due = time.monotonic() + self._delay()
-            while not self._stopped.is_set():
-                self._stopped.wait(max(due - time.monotonic(), 0))
+            while not self._stopped:
+                self._halt.wait(max(due - time.monotonic(), 0))
                 due = time.monotonic() + self._delay()
                 if not self._sync():
                     return
@@ -222,7 +210,7 @@ class Deadline:
 
     def _sync(self) -> bool:
         """Whether to go on: a dead log needs no deadline; other trouble is tried again."""
-        if self._stopped.is_set() or not self._pending():
+        if self._stopped or not self._pending():
             return True
         try:
             self._commit.wait(self._control.load(fmt.WORD_END) - 1)
@@ -247,9 +235,7 @@ def failed_error(number: int, path: str) -> FailedError:
     )
 
 
-def _storage_cause(
-    error: BaseException | None, outer: BaseException | None
-) -> OSError | None:
+def _storage_cause(error: BaseException | None, outer: BaseException | None) -> OSError | None:
     """The OSError that `error` came from or took the place of, newer than `outer`."""
     while error is not None and error is not outer:
         if isinstance(error, OSError):

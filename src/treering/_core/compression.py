@@ -44,6 +44,8 @@ def decompress(number: int, stored: bytes, raw_bytes: int) -> bytes:
     library = _library(name)
     try:
         value: bytes = library.decompress(stored, raw_bytes)
+    except MemoryError:
+        raise  # says nothing about the bytes
     except Exception as error:
         raise DamageError(f"a value does not decompress as {name}") from error
     if len(value) != raw_bytes:

@@ -11,15 +11,15 @@ import json
 from . import format as fmt
 from . import segment as segments
 from .control import Control
-from .errors import DamageError, StorageError, UsageError
+from .errors import DamageError, StorageError, TooLargeError, UsageError
 from .files import CREATE_NEW, Directory, no_such_file
 from .options import WalConfig
 from .survey import newer_error
 from .view import View
 
 PIN_NAME_LENGTH_MAX = 200
-# What a damaged or hostile file can make us read.
-PINS_BYTES_MAX = 64 << 20
+# Some 100,000 pins: what a damaged or hostile file can make us read.
+PINS_BYTES_MAX = 8 << 20
 
 
 def load_pins(directory: Directory) -> dict[str, int]:
@@ -52,11 +52,14 @@ def load_pins(directory: Directory) -> dict[str, int]:
 def store_pins(directory: Directory, pins: dict[str, int]) -> None:
     """Replace all pins; durable at return. Under the append lock."""
     content = {"version": 1, "pins": pins, "checksum": _pins_checksum(pins)}
+    text = json.dumps(content, indent=1).encode()
+    if len(text) > PINS_BYTES_MAX:
+        raise TooLargeError(f"the pins take {len(text)} bytes, the limit is {PINS_BYTES_MAX}")
     temporary = fmt.PINS_NAME + fmt.TEMPORARY_SUFFIX
     directory.remove(temporary)
     try:
         with directory.open(temporary, CREATE_NEW) as file:
-            file.write(json.dumps(content, indent=1).encode(), 0)
+            file.write(text, 0)
             file.sync()
         directory.rename(temporary, fmt.PINS_NAME)
     except BaseException:

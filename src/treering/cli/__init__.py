@@ -1,65 +1,85 @@
-"""The command line: `treering COMMAND …` or `python -m treering COMMAND …`.
+"""The rescue command line: `treering` and `python -m treering`.
 
-Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now. `--json` on every command.
-Built on public names only.
+    info     what a log holds             verify    read everything, list every problem
+    dump     records of a range           repair    longest intact prefix, nothing thrown away
+    tail     the newest ones, follow      truncate  remove old or new records
+    put      append one record            pins      who keeps truncation back
+                                          probe     what fsync and appends cost on this disk
+
+Exit codes: 0 fine, 1 damage found, 2 usage (or not there), 3 cannot be done now.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-import treering
+from treering import DamageError, NotThereError, TreeringError, UsageError, __version__
 
-from . import change, check, probe, show
-from .output import Output
+from . import changing, checking, looking, probing
+from .showing import safe_line
 
-FINE, DAMAGED, USAGE, NOT_NOW = 0, 1, 2, 3
+FINE, DAMAGE, USAGE, NOT_NOW = 0, 1, 2, 3
+# What a shell says of a program that Ctrl-C ended.
+_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    output = Output(as_json=arguments.json)
+    _make_output_safe()
     try:
-        code: int = arguments.run(arguments, output)
+        arguments = _parser().parse_args(argv)
+    except SystemExit as leaving:  # argparse has said why
+        return leaving.code if isinstance(leaving.code, int) else USAGE
+    try:
+        code: int = arguments.run(arguments)
         sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough; keep Python from complaining at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
-    except treering.TreeringError as error:
-        output.error(error)
-        return _code_of(error)
+        return _reader_gone()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (TreeringError, OSError, MemoryError) as error:
+        return _complain(error)
+    return code
 
 
-def _code_of(error: treering.TreeringError) -> int:
-    if isinstance(error, treering.DamageError):
-        return DAMAGED
-    if isinstance(error, treering.UsageError):
-        return USAGE
-    return NOT_NOW
+def _complain(error: Exception) -> int:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(f"treering: {safe_line(str(error) or type(error).__name__)}", file=sys.stderr)
+    if isinstance(error, DamageError):
+        return DAMAGE
+    return USAGE if isinstance(error, UsageError | NotThereError) else NOT_NOW
+
+
+def _reader_gone() -> int:
+    """`treering dump … | head`: whoever read has seen enough. What is buffered goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return FINE
+
+
+def _make_output_safe() -> None:
+    """A terminal that cannot show a letter gets its number instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="treering",
-        description="Look at, check and mend treering logs.",
+        description="Look into, check and rescue treering logs.",
         epilog="Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now.",
     )
-    version = f"treering {treering.__version__} ({treering.backend})"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (show, check, change, probe):
+    parser.add_argument("--version", action="version", version=f"treering {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (looking, changing, checking, probing):
         module.add_commands(commands)
     return parser
-
-
-__all__ = ["DAMAGED", "FINE", "NOT_NOW", "USAGE", "main"]

@@ -33,7 +33,11 @@ class Output:
     def error(self, error: treering.TreeringError) -> None:
         """One line on standard error: what happened, where, and what to do."""
         if self.as_json:
-            content: dict[str, Any] = {"error": type(error).__name__, "message": error.message, "path": error.path}
+            content: dict[str, Any] = {
+                "error": type(error).__name__,
+                "message": error.message,
+                "path": error.path,
+            }
             content |= {"offset": error.offset, "position": error.position, "hint": error.hint}
             print(json.dumps(content), file=sys.stderr)
         else:

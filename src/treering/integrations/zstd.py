@@ -8,6 +8,8 @@ import zstandard
 
 # A frame may ask for a window of gigabytes before it yields a byte; our own frames stay below this.
 WINDOW_BYTES_MAX = 128 << 20
+# Room is made for this much at a time, not for what a record claims.
+STEP_BYTES = 1 << 20
 
 
 def compress(data: bytes) -> bytes:
@@ -19,4 +21,8 @@ def decompress(data: bytes, raw_bytes: int) -> bytes:
     """The frame's content; reads one byte past `raw_bytes` at most, whatever the frame claims."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
     with decompressor.stream_reader(io.BytesIO(data)) as reader:
-        return reader.read(raw_bytes + 1)
+        pieces, left = [], raw_bytes + 1
+        while left and (piece := reader.read(min(left, STEP_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+    return b"".join(pieces)

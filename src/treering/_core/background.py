@@ -1,0 +1,64 @@
+"""A thread of our own, and a bit to wake it with, that no interrupt can leave half locked.
+
+An exception that a signal raises inside `threading.Event` or `Thread.start`, which are written in
+Python, leaves their inner locks locked for ever; and a signal's handler that comes back to them
+waits for itself. What is used here is made in C: each step happens or does not.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Callable
+
+
+class Signal:
+    """One bit: set by anybody at any time, taken by the one who waits for it."""
+
+    def __init__(self) -> None:
+        self._unset = _thread.allocate_lock()
+        self._unset.acquire()
+
+    def set(self) -> None:
+        """Let the one who waits, or the next one, go on. Never blocks."""
+        try:
+            self._unset.release()
+        except RuntimeError:
+            return  # it was set
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Wait until it is set, and take it; False after `timeout` seconds (-1: for ever)."""
+        return self._unset.acquire(timeout=timeout)
+
+
+class Background:
+    """A daemon thread that makes one call, which ends soon after it was told to."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._started = False
+        self._begun = _thread.allocate_lock()
+        self._running = _thread.allocate_lock()
+        self._ident: int | None = None
+
+    def start(self) -> bool:
+        """Start it, if nobody has. False when the system gives no thread (at the program's end)."""
+        if not self._started:
+            try:
+                _thread.start_new_thread(self._run, ())
+            except RuntimeError:
+                return False
+            # An interrupt before this may start a second one: it finds the first and goes.
+            self._started = True
+        return True
+
+    def _run(self) -> None:
+        if self._begun.acquire(blocking=False):
+            self._ident = _thread.get_ident()
+            with self._running:
+                self._call()
+
+    def join(self) -> None:
+        """Wait for the end of the call, if it has begun; it must have been told to end."""
+        if self._begun.locked() and self._ident != _thread.get_ident():
+            with self._running:
+                return

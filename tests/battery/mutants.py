@@ -1,0 +1,256 @@
+"""Each sync, check and rename removed on purpose: the battery must notice (G11, G24).
+
+A mutant is a copy of the package with one edit. It is caught if one of the batteries named with it
+reports a violation (or cannot even run). One that survives means that a safeguard is untested, or
+not needed; `python -m tests.battery.mutants [NAME]` hunts them one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import treering
+
+from .harness import Row
+
+SOURCE = Path(treering.__file__).parent
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One edit of one file, and the batteries that must turn red."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    batteries: tuple[str, ...]
+    pure: bool = False  # the edit is in the readable codec, so run with that
+
+    def apply(self, package: Path) -> None:
+        """Edit the copy of the package; LookupError if the text is not there exactly once."""
+        path = package / "_core" / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise LookupError(f"{self.name}: {text.count(self.old)} places in {self.file}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+def _m(name: str, file: str, old: str, new: str, *batteries: str, pure: bool = False) -> Mutant:
+    return Mutant(name, file, old, new, batteries, pure)
+
+
+CUT, AFTER, ROLL = "power cut/single", "power cut/truncate-after", "power cut/roll"
+BEFORE, AGAIN, FAIL = "power cut/truncate-before", "compound", "failing calls"
+FLIP, FILES, SHORT = "bits flipped", "damage/whole files", "damage/cut short"
+
+MUTANTS = (
+    # --- syncs of records
+    _m("an append is acknowledged without a sync", "commit.py",
+       "                file.sync()\n            except StorageError as error:\n                self._fail",
+       "                pass\n            except StorageError as error:\n                self._fail",
+       CUT),
+    _m("what was appended during a sync is acknowledged with it", "commit.py",
+       "self.advance(end if self._load(fmt.WORD_REWINDS) == rewinds else 0)",
+       "self.advance(self._load(fmt.WORD_END))", "power cut/group", "power cut/window"),
+    _m("the file is synced that had the tail's name before a cut", "commit.py",
+       "if (base, epoch) == self._file_is and", "if base == self._file_is[0] and", AFTER),
+    _m("a roll does not sync the old segment", "writer.py",
+       "        self.commit.sync_for_roll()\n        control.store(fmt.WORD_DIRTY",
+       "        control.store(fmt.WORD_DIRTY", ROLL),
+    _m("a cut does not sync what stays", "truncation.py",
+       "    writer.commit.sync_for_roll()\n", "", AFTER),
+    _m("closing does not sync", "engine.py",
+       "            self.commit.wait(end - 1)\n", "            pass\n", "power cut/os", AGAIN),
+    _m("a failed sync is not the end of the log", "commit.py",
+       "        self._control.fail(error.errno or 5)\n        raise failed_error", "        raise failed_error",
+       FAIL),
+    _m("a dead log takes appends", "writer.py",
+       "        self.commit.check()\n        if self.control", "        if self.control", FAIL),
+    _m("a failed step between files is not the end of the log", "writer.py",
+       "            self.control.fail(error.errno or 5)\n            raise failed_error",
+       "            raise failed_error", FAIL),
+    # --- new files and names
+    _m("a new segment is not synced", "segment.py",
+       "        file.write(header.pack(), 0)\n        file.sync()", "        file.write(header.pack(), 0)",
+       CUT, ROLL, "power cut/untrusted"),
+    _m("a spare turned segment is not synced", "chores.py",
+       "                file.write(header.pack(), 0)\n                file.sync()\n",
+       "                file.write(header.pack(), 0)\n", ROLL, "power cut/os", BEFORE),
+    _m("a new segment's name is not synced", "segment.py",
+       "    directory.rename(name, fmt.segment_name(base))\n    directory.sync()",
+       "    directory.rename(name, fmt.segment_name(base))", ROLL, "power cut/untrusted", AFTER),
+    _m("a new segment is not renamed, but written in its place", "segment.py",
+       "    directory.rename(name, fmt.segment_name(base))\n    directory.sync()", "    directory.sync()",
+       ROLL),
+    _m("a new log's directory is not synced", "engine.py",
+       "        self.directory.sync_way()\n", "", CUT),
+    _m("the manifest does not learn of a new segment", "writer.py",
+       "                tail_base=base,\n                cut=fmt.NO_CUT", "                cut=fmt.NO_CUT", FILES, AFTER),
+    _m("the manifest learns of a new segment too early", "writer.py",
+       "        segments.install(self.directory, name, base)\n        self.store_manifest(",
+       "        self.later = lambda: segments.install(self.directory, name, base)\n        self.store_manifest(",
+       ROLL),
+    # --- the manifest
+    _m("a new manifest is not synced", "manifest.py",
+       "            file.write(packed, offset)\n        file.sync()", "            file.write(packed, offset)", CUT),
+    _m("a new manifest's name is not synced", "manifest.py",
+       "    directory.rename(temporary, fmt.MANIFEST_NAME)\n    directory.sync()",
+       "    directory.rename(temporary, fmt.MANIFEST_NAME)", CUT, "power cut/os"),
+    _m("a manifest is not synced", "manifest.py",
+       "            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])\n            file.sync()",
+       "            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])", AFTER, BEFORE),
+    _m("both copies of a manifest are written before they are synced", "manifest.py",
+       "            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])\n            file.sync()",
+       "            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])\n        file.sync()",
+       AFTER, BEFORE, ROLL),
+    _m("only one copy of a manifest is replaced", "manifest.py",
+       "for _, number in worst_first:", "for _, number in worst_first[:1]:", ROLL, AFTER),
+    _m("the better copy of a manifest is replaced first", "manifest.py",
+       "        worst_first = sorted((", "        worst_first = sorted(reverse=True, iterable=(", AGAIN),
+    _m("an old copy of a manifest stays", "manifest.py",
+       '            problems.append(f"slot {number}: older than the other")', "            pass",
+       AGAIN, "power cut/truncate", FAIL),
+    _m("a manifest found on opening may not be durable", "recovery.py",
+       "        manifests.settle(directory)\n", "        pass\n", AGAIN),
+    _m("a manifest found on opening is only synced", "manifest.py",
+       "            file.write(file.read(fmt.MANIFEST_SLOT.size, offset), offset)\n", "            pass\n",
+       FAIL),
+    _m("names found on opening may not be durable", "recovery.py",
+       "    directory.sync()  # the manifest", "    # the manifest", AGAIN),
+    # --- recovery
+    _m("the tail found on opening may not be durable", "recovery.py",
+       "            at += len(block)\n        file.sync()", "            at += len(block)", AGAIN),
+    _m("the tail found on opening is only synced", "recovery.py",
+       "            file.write(block, at)\n", "            pass\n", FAIL),
+    _m("a bad frame below a durable mark is cut", "plan.py",
+       "if rest.durable > scan.position:", "if False:", FLIP, SHORT),
+    _m("a bad frame with a good one behind it is damage", "plan.py",
+       "if rest.durable > scan.position:", "if rest.later is not None:", "power cut/os"),
+    _m("a cut does not raise the epoch", "plan.py",
+       "epoch = old.epoch + 1 if self.cut is not None else old.epoch", "epoch = old.epoch",
+       "power cut/os", ROLL, AGAIN),
+    _m("a truncation does not raise the epoch", "truncation.py",
+       "epoch=manifest.epoch + 1,", "epoch=manifest.epoch,", AFTER),
+    _m("the clean mark stays while the log is in use", "engine.py",
+       "            self._mark_in_use()\n", "", "power cut/reopen", AGAIN),
+    _m("a torn first frame stays under the name that the next segment needs", "plan.py",
+       "            self.aside.append(fact)\n            kept =", "            kept =", "power cut/os", ROLL, AGAIN),
+    # --- what the manifest and the headers know
+    _m("nobody misses the newest segment", "plan.py",
+       "if expected != fmt.NO_CUT and (newest_base is None or newest_base < expected):",
+       "if False:", FILES),
+    _m("nobody holds the end against the clean mark", "plan.py",
+       "elif self.end < _known_end(manifest, newest_base):", "elif False:", FILES, SHORT),
+    _m("segments of other logs are taken", "plan.py",
+       "elif fact.header.log_id != manifest.log_id:", "elif False:", FILES),
+    _m("a segment under another's name is taken", "survey.py",
+       "        if header.base != base:\n", "        if False:\n", FILES),
+    _m("a gap between segments is taken", "plan.py",
+       "        if end < following.base:\n", "        if False:\n", FILES, SHORT),
+    _m("a checksum is not asked", "_codec_py.py",
+       "if crc32(view[start + fmt.FRAME_CHECKED_FROM : start + length], seed) != check:",
+       "if False:", FLIP, pure=True),
+    _m("a header's checksum is not asked", "format.py",
+       '    if checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):\n', "    if False:\n", FLIP),
+    # --- truncation and rolls, interrupted
+    _m("segments are removed before the manifest says so", "truncation.py",
+       "    # The manifest first: from here on the old segments are leftovers, whatever happens.\n",
+       "    for base in view.bases:\n        if base < target:\n"
+       "            writer.directory.remove(fmt.segment_name(base))\n", BEFORE),
+    _m("a roll leaves no mark while it is half done", "writer.py",
+       "        control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)\n        self.dead_on_error(self._switch",
+       "        self.dead_on_error(self._switch", FAIL, "interrupts/roll"),
+    _m("a truncation leaves no mark while it is half done", "truncation.py",
+       "    writer.control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)\n", "", FAIL, "interrupts/truncate"),
+    _m("a handle goes on in the file that had the tail's name before a cut", "writer.py",
+       "if (base, epoch) != (self._segment.base, self._segment.epoch):",
+       "if base != self._segment.base:", "power cut/two", AFTER),
+    # --- failing calls
+    _m("an unreadable sector is the end of the file", "files.py",
+       '            raise storage_error(error, f"read at offset {offset + done}", self.path) from error\n',
+       "            return done\n", "unreadable", FAIL),
+    _m("a short write is not gone on with", "files.py",
+       "            while rest:\n", "            if rest:\n", FAIL),
+    _m("a failed append's bytes stay", "writer.py",
+       "            self.dead_on_error(self._erase_frame, position, offset, offset + len(frame))\n", "",
+       FAIL),
+    _m("a full disk is the end of the log", "writer.py",
+       "        except DiskFullError:\n            raise\n        except StorageError as error:\n",
+       "        except StorageError as error:\n", "full disk", FAIL),
+)  # fmt: skip
+
+
+def caught(mutant: Mutant, seconds: float = 90.0) -> tuple[bool, str]:
+    """Whether a battery notices the mutant, and what it says."""
+    with tempfile.TemporaryDirectory(prefix="treering-mutant-") as folder:
+        package = Path(folder) / "treering"
+        shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        mutant.apply(package)
+        environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+        if mutant.pure:
+            environment["TREERING_PURE"] = "1"
+        for battery in mutant.batteries:
+            said = _run(battery, environment, seconds)
+            if said:
+                return True, f"{battery}: {said}"
+    return False, ""
+
+
+def _run(battery: str, environment: dict[str, str], seconds: float) -> str:
+    command = [sys.executable, "-m", "tests.battery.crash", "--quick", "--first", "--jobs", "1"]
+    command += ["--only", battery]
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return "it never ends"
+    if done.returncode == 0:
+        return ""
+    violations = [line for line in done.stdout.splitlines() if "VIOLATED" in line]
+    return violations[0].strip() if violations else f"it does not run: {done.stderr[-200:]}"
+
+
+def hunt(row: Row, part: int = 0, parts: int = 1) -> Row:
+    """Every mutant (of this part); the survivors are violations."""
+    started = time.perf_counter()
+    for mutant in MUTANTS[part::parts]:
+        row.cases += 1
+        try:
+            found, _ = caught(mutant)
+        except LookupError as error:
+            row.violate("mutant", f"its text is not there any more: {error}")
+            continue
+        row.counts["caught" if found else "survived"] += 1
+        if not found:
+            row.violate("mutant", f"survived: {mutant.name} ({mutant.file})")
+    row.seconds = time.perf_counter() - started
+    return row
+
+
+def main() -> int:
+    """Hunt the mutants whose names contain the arguments, or all."""
+    wanted = " ".join(sys.argv[1:])
+    survivors = 0
+    for mutant in MUTANTS:
+        if wanted not in mutant.name:
+            continue
+        started = time.monotonic()
+        found, said = caught(mutant)
+        survivors += not found
+        took = time.monotonic() - started
+        print(f"{'caught' if found else 'SURVIVED':8} {took:4.0f} s  {mutant.name}  [{said[:150]}]", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
