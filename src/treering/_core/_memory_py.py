@@ -430,7 +430,14 @@ class Tail:
         end = offset + len(frame)
         if end > self._limit:
             return -1
-        self._page.begin(position, offset, end)
-        mapping[offset:end] = frame
-        self._page.finish(position + count, end, newest_ns)
+        try:
+            self._page.begin(position, offset, end)
+            mapping[offset:end] = frame
+            self._page.finish(position + count, end, newest_ns)
+        except BaseException:
+            # An interrupt: in the log or not is decided now, not by the next append.
+            if mapping[offset:end] == frame:
+                self._page.finish(position + count, end, newest_ns)
+            words[fmt.WORD_DIRTY] = 0
+            raise
         return position

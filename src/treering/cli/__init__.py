@@ -6,21 +6,22 @@
     put      append one record            pins      who keeps truncation back
                                           probe     what fsync and appends cost on this disk
 
-Exit codes: 0 fine, 1 damage found, 2 usage (or not there), 3 cannot be done now.
+Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now. Built on public names only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Sequence
 
-from treering import DamageError, NotThereError, TreeringError, UsageError, __version__
+from treering import DamageError, TreeringError, UsageError, __version__, backend
 
 from . import changing, checking, looking, probing
-from .showing import safe_line
+from .showing import error_fields, safe_line
 
 FINE, DAMAGE, USAGE, NOT_NOW = 0, 1, 2, 3
 # What a shell says of a program that Ctrl-C ended.
@@ -42,17 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except (TreeringError, OSError, MemoryError) as error:
-        return _complain(error)
+        return _complain(error, as_json=arguments.json)
     return code
 
 
-def _complain(error: Exception) -> int:
+def _complain(error: Exception, *, as_json: bool) -> int:
+    """One line: what happened, where, and what to do."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    print(f"treering: {safe_line(str(error) or type(error).__name__)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(error_fields(error)), file=sys.stderr)
+    else:
+        print(f"treering: {safe_line(str(error) or type(error).__name__)}", file=sys.stderr)
     if isinstance(error, DamageError):
         return DAMAGE
-    return USAGE if isinstance(error, UsageError | NotThereError) else NOT_NOW
+    return USAGE if isinstance(error, UsageError) else NOT_NOW
 
 
 def _reader_gone() -> int:
@@ -78,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Look into, check and rescue treering logs.",
         epilog="Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now.",
     )
-    parser.add_argument("--version", action="version", version=f"treering {__version__}")
+    version = f"treering {__version__} ({backend} build)"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (looking, changing, checking, probing):
         module.add_commands(commands)

@@ -45,6 +45,9 @@ def add_commands(commands: given.Commands) -> None:
     tail = given.add_command(commands, "tail", _tail, "print the newest records")
     tail.add_argument("-n", "--limit", type=given.number_of_records, metavar="N", default=10)
     tail.add_argument("-f", "--follow", action="store_true", help="go on as records come")
+    tail.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="with --follow: end when nothing came"
+    )
     _add_format(tail)
 
 
@@ -103,6 +106,7 @@ def _facts(wal: Wal) -> dict[str, Any]:
             {"name": name, "bytes": length} for name, length in sizes(wal.path, ".seg").items()
         ],
         "bytes": stats["bytes"],
+        "file_system": stats["file_system"],
         "pins": stats["pins"],
         "kept_aside": list(sizes(wal.path, ".cut")),
         "state": wal.recovery.state,
@@ -123,7 +127,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
         "log id": facts["log_id"],
         "records": f"{count(facts['records'], 'record')}, positions {span(first, end)}",
         "written": f"{facts['oldest']} … {facts['newest']}" if facts["oldest"] else "-",
-        "on disk": f"{count(len(facts['segments']), 'segment')}, {size(facts['bytes'])}",
+        "on disk": f"{count(len(facts['segments']), 'segment')}, {size(facts['bytes'])} "
+        f"({facts['file_system']})",
         "pins": ", ".join(f"{shown(name.encode())} at {at}" for name, at in facts["pins"].items())
         or "none",
         "state": facts["state"],
@@ -202,14 +207,14 @@ def _tail(arguments: argparse.Namespace) -> int:
         if not arguments.follow:
             return _ended_at_damage(wal, None)
         sys.stdout.flush()
-        return _follow(wal, end, show)
+        return _follow(wal, end, show, arguments.timeout)
 
 
-def _follow(wal: Wal, position: int, show: Callable[[Record], None]) -> int:
+def _follow(wal: Wal, position: int, show: Callable[[Record], None], timeout: float | None) -> int:
     """Print what comes until Ctrl-C, which is how this ends."""
     while True:
         try:
-            for record in wal.read_from(position, follow=True):
+            for record in wal.read_from(position, follow=True, timeout=timeout):
                 show(record)
                 sys.stdout.flush()
                 assert record.position is not None

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from treering import FsyncPolicy, Wal, backend
-from treering.testing import SystemFiles
+from treering import FsyncPolicy, UsageError, Wal, backend
 
 from . import arguments as given
 from .showing import print_json, safe_line
@@ -50,10 +49,11 @@ def add_commands(commands: given.Commands) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    kind = SystemFiles().file_system(os.path.abspath(arguments.directory))
     with _scratch(arguments.directory) as place:
         syncs = _raw_syncs(place, arguments.seconds)
         costs = _costs(place, arguments.seconds)
+        with Wal.open(os.path.join(place, "log0"), read_only=True) as wal:
+            kind = wal.stats()["file_system"]
     fsync = statistics.median(syncs)
     slow = statistics.quantiles(syncs, n=100)[98] if len(syncs) > 1 else fsync
     facts = {
@@ -74,6 +74,8 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _scratch(directory: str) -> Iterator[str]:
+    if not os.path.isdir(directory):
+        raise UsageError("there is no such directory", path=directory)
     place = tempfile.mkdtemp(prefix=".treering-probe-", dir=directory)
     try:
         yield place

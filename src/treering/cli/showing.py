@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from treering import Finding, Record
+from treering import Finding, Record, TreeringError
 
 # What needs no quotes.
 _BARE = re.compile(r"[\w./:@%+,;~^!?#$&*|-]+")
@@ -107,30 +107,32 @@ def as_text(record: Record, *, full: bool = False) -> str:
 
 
 def as_json(record: Record) -> str:
-    """A record as one line of JSON, without loss: bytes that are no text are {"base64": …}."""
+    """A record as one line of JSON, without loss: what is no text is `value_base64`."""
     fields: dict[str, Any] = {
         "position": record.position,
         "time": moment(record.timestamp_ns),
         "timestamp_ns": record.timestamp_ns,
-        "key": _text_or_base64(record.key),
         "tombstone": record.tombstone,
+        **_text_or_base64("key", record.key),
     }
     if not record.tombstone:
-        fields["value"] = _text_or_base64(record.value)
+        fields |= _text_or_base64("value", record.value)
     if record.expires_at_ns is not None:
         fields["expires_at_ns"] = record.expires_at_ns
     if record.stream:
         fields["stream"] = record.stream
     if headers := headers_of(record):
-        fields["headers"] = {name: _text_or_base64(value) for name, value in headers.items()}
+        fields["headers"] = {}
+        for name, value in headers.items():
+            fields["headers"] |= _text_or_base64(name, value)
     return json.dumps(fields)
 
 
-def _text_or_base64(data: bytes | memoryview) -> str | dict[str, str]:
+def _text_or_base64(name: str, data: bytes | memoryview) -> dict[str, str]:
     try:
-        return bytes(data).decode()
+        return {name: bytes(data).decode()}
     except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
+        return {f"{name}_base64": base64.b64encode(data).decode("ascii")}
 
 
 def as_hex(record: Record) -> Iterator[str]:
@@ -181,5 +183,15 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
 
 
 def print_json(fields: dict[str, Any]) -> None:
-    """One object, readable for people too."""
-    print(json.dumps(fields, indent=2))
+    """One object on one line."""
+    print(json.dumps(fields))
+
+
+def error_fields(error: Exception) -> dict[str, Any]:
+    """An error for JSON."""
+    fields: dict[str, Any] = {"error": type(error).__name__}
+    if not isinstance(error, TreeringError):
+        return {**fields, "message": str(error)}
+    for name in ("message", "path", "offset", "position", "hint"):
+        fields[name] = getattr(error, name)
+    return fields
