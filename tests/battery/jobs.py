@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import cuts, damage, faults, hardware, interrupts, lifetimes, misplaced
+from . import cuts, damage, faults, hardware, interrupts, lifetimes, misplaced, windows
 from .harness import Budget, Row
 from .workloads import WORKLOADS
 
@@ -34,7 +34,11 @@ class Job:
 
     def cases_max(self) -> int:
         """For batteries that take their number from a budget; the others use it as a share."""
-        return self.cases if self.battery in ("power cut", "compound", "full disk") else 10**9
+        return self.cases if self.battery in COUNTED else 10**9
+
+
+# Batteries that do a number of cases; the others take a share of all there are.
+COUNTED = ("power cut", "compound", "full disk", "windows")
 
 
 # --- How each battery runs one part --------------------------------------------------------------
@@ -62,6 +66,10 @@ def _unreadable(job: Job, seed: int, budget: Budget) -> Row:
 
 def _interrupts(job: Job, seed: int, budget: Budget) -> Row:
     return interrupts.break_off(job.name, seed, budget, share=job.cases)
+
+
+def _windows(job: Job, seed: int, budget: Budget) -> Row:
+    return windows.keep_windows(float(job.name.removesuffix(" ms")), seed, budget)
 
 
 def _bits(job: Job, seed: int, budget: Budget) -> Row:
@@ -129,6 +137,7 @@ RUNNERS: dict[str, Callable[[Job, int, Budget], Row]] = {
     "failing calls": _failing,
     "full disk": _full,
     "unreadable sectors": _unreadable,
+    "windows": _windows,
     "bits flipped": _bits,
     "damage": _misplaced,
     "interrupts": _interrupts,
@@ -158,6 +167,7 @@ def plan(quick: bool) -> list[Job]:
         jobs += _split("compound", name, 5_000 // few, 1 if quick else 2)
     jobs += [Job("failing calls", name, 25 if quick else 1) for name in faults.PROGRAMS]
     jobs += [Job("full disk", name, 2_000 // few) for name in ("memory", "untrusted")]
+    jobs += [Job("windows", name, 5_000 // few) for name in ("1 ms", "5 ms", "50 ms")]
     jobs += [Job("unreadable sectors", name, 4 if quick else 1) for name in ("closed", "in use")]
     for name, share in (("in use", 1), ("closed", 10), ("lazy", 10), ("cut", 10)):
         parts = 1 if quick else 20 // share

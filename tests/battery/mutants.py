@@ -30,8 +30,7 @@ class Mutant:
 
     name: str
     file: str
-    old: str
-    new: str
+    edits: tuple[tuple[str, str], ...]
     batteries: tuple[str, ...]
     pure: bool = False  # the edit is in the readable codec, so run with that
 
@@ -39,13 +38,17 @@ class Mutant:
         """Edit the copy of the package; LookupError if the text is not there exactly once."""
         path = package / "_core" / self.file
         text = path.read_text()
-        if text.count(self.old) != 1:
-            raise LookupError(f"{self.name}: {text.count(self.old)} places in {self.file}")
-        path.write_text(text.replace(self.old, self.new))
+        for old, new in self.edits:
+            if text.count(old) != 1:
+                raise LookupError(f"{self.name}: {text.count(old)} places in {self.file}: {old}")
+            text = text.replace(old, new)
+        path.write_text(text)
 
 
-def _m(name: str, file: str, old: str, new: str, *batteries: str, pure: bool = False) -> Mutant:
-    return Mutant(name, file, old, new, batteries, pure)
+def _m(
+    name: str, file: str, old: str, new: str, *batteries: str, and_: tuple[str, str] = (), pure: bool = False
+) -> Mutant:
+    return Mutant(name, file, ((old, new), and_) if and_ else ((old, new),), batteries, pure)
 
 
 CUT, AFTER, ROLL = "power cut/single", "power cut/truncate-after", "power cut/roll"
@@ -72,7 +75,7 @@ MUTANTS = (
        "            self.commit.wait(end - 1)\n", "            pass\n", "power cut/os", AGAIN),
     _m("a failed sync is not the end of the log", "commit.py",
        "        self._control.fail(error.errno or 5)\n        raise failed_error", "        raise failed_error",
-       FAIL),
+       FAIL, and_=("if cause is not None and not self._load(fmt.WORD_FAILED):", "if False:")),
     _m("a dead log takes appends", "writer.py",
        "        self.commit.check()\n        if self.control", "        if self.control", FAIL),
     _m("a failed step between files is not the end of the log", "writer.py",
@@ -88,17 +91,22 @@ MUTANTS = (
     _m("a new segment's name is not synced", "segment.py",
        "    directory.rename(name, fmt.segment_name(base))\n    directory.sync()",
        "    directory.rename(name, fmt.segment_name(base))", ROLL, "power cut/untrusted", AFTER),
-    _m("a new segment is not renamed, but written in its place", "segment.py",
-       "    directory.rename(name, fmt.segment_name(base))\n    directory.sync()", "    directory.sync()",
-       ROLL),
+    _m("a new segment is made under its own name", "writer.py",
+       "        name = segments.temporary_name()\n", "        name = fmt.segment_name(header.base)\n",
+       ROLL, "power cut/untrusted"),
+    _m("a new manifest is made under its own name", "manifest.py",
+       "    temporary = fmt.MANIFEST_NAME + fmt.TEMPORARY_SUFFIX\n", "    temporary = fmt.MANIFEST_NAME\n",
+       CUT),
     _m("a new log's directory is not synced", "engine.py",
        "        self.directory.sync_way()\n", "", CUT),
     _m("the manifest does not learn of a new segment", "writer.py",
        "                tail_base=base,\n                cut=fmt.NO_CUT", "                cut=fmt.NO_CUT", FILES, AFTER),
     _m("the manifest learns of a new segment too early", "writer.py",
        "        segments.install(self.directory, name, base)\n        self.store_manifest(",
-       "        self.later = lambda: segments.install(self.directory, name, base)\n        self.store_manifest(",
-       ROLL),
+       "        self.store_manifest(", ROLL,
+       and_=("        self.dead_on_error(self._switch, name, base, manifest)\n",
+             "        self.dead_on_error(self._switch, name, base, manifest)\n"
+             "        segments.install(self.directory, name, base)\n")),
     # --- the manifest
     _m("a new manifest is not synced", "manifest.py",
        "            file.write(packed, offset)\n        file.sync()", "            file.write(packed, offset)", CUT),
@@ -115,7 +123,7 @@ MUTANTS = (
     _m("only one copy of a manifest is replaced", "manifest.py",
        "for _, number in worst_first:", "for _, number in worst_first[:1]:", ROLL, AFTER),
     _m("the better copy of a manifest is replaced first", "manifest.py",
-       "        worst_first = sorted((", "        worst_first = sorted(reverse=True, iterable=(", AGAIN),
+       "for _, number in worst_first:", "for _, number in reversed(worst_first):", AGAIN, FAIL),
     _m("an old copy of a manifest stays", "manifest.py",
        '            problems.append(f"slot {number}: older than the other")', "            pass",
        AGAIN, "power cut/truncate", FAIL),
@@ -151,7 +159,8 @@ MUTANTS = (
     _m("nobody holds the end against the clean mark", "plan.py",
        "elif self.end < _known_end(manifest, newest_base):", "elif False:", FILES, SHORT),
     _m("segments of other logs are taken", "plan.py",
-       "elif fact.header.log_id != manifest.log_id:", "elif False:", FILES),
+       "foreign = fact.header is not None and fact.header.log_id != manifest.log_id",
+       "foreign = False", FILES),
     _m("a segment under another's name is taken", "survey.py",
        "        if header.base != base:\n", "        if False:\n", FILES),
     _m("a gap between segments is taken", "plan.py",
@@ -217,7 +226,9 @@ def _run(battery: str, environment: dict[str, str], seconds: float) -> str:
     if done.returncode == 0:
         return ""
     violations = [line for line in done.stdout.splitlines() if "VIOLATED" in line]
-    return violations[0].strip() if violations else f"it does not run: {done.stderr[-200:]}"
+    if not violations:
+        raise RuntimeError(f"{battery} does not run: {done.stdout[-300:]} {done.stderr[-300:]}")
+    return violations[0].strip()
 
 
 def hunt(row: Row, part: int = 0, parts: int = 1) -> Row:
@@ -227,8 +238,8 @@ def hunt(row: Row, part: int = 0, parts: int = 1) -> Row:
         row.cases += 1
         try:
             found, _ = caught(mutant)
-        except LookupError as error:
-            row.violate("mutant", f"its text is not there any more: {error}")
+        except (LookupError, RuntimeError) as error:
+            row.violate("mutant", f"{mutant.name}: {error}")
             continue
         row.counts["caught" if found else "survived"] += 1
         if not found:
@@ -245,7 +256,10 @@ def main() -> int:
         if wanted not in mutant.name:
             continue
         started = time.monotonic()
-        found, said = caught(mutant)
+        try:
+            found, said = caught(mutant)
+        except (LookupError, RuntimeError) as error:
+            found, said = False, str(error)
         survivors += not found
         took = time.monotonic() - started
         print(f"{'caught' if found else 'SURVIVED':8} {took:4.0f} s  {mutant.name}  [{said[:150]}]", flush=True)

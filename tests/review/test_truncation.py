@@ -125,8 +125,9 @@ def test_a_handle_can_be_opened_where_a_truncation_died_half_way(monkeypatch, st
 
 
 def test_a_reader_never_shows_what_was_truncated_between_two_looks():
-    """D11: the end that a reader goes by is not older than the truncation it knows of."""
-    files = MemoryFiles()
+    """D11: the end that a reader goes by is not older than the truncation it knows of. On a full
+    disk no new segment tells it where to stop."""
+    files = FaultyFiles(MemoryFiles())
     wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS)
     fill(wal, 100)
     reader = wal.read_from(0)
@@ -136,10 +137,12 @@ def test_a_reader_never_shows_what_was_truncated_between_two_looks():
     def slow_end(durable_only):
         end = real_end(durable_only)
         source.end = real_end
+        files.fail(("allocate", "rename"), number=errno.ENOSPC, lasting=True)
         wal.truncate_after(40)  # before the reader looks whether it was overtaken
         return end
 
     source.end = slow_end
     assert contents(reader) == told(0, 40)
+    files.heal()
     wal.put(b"new", b"history")
     assert [record.key for record in reader] == [b"new"]

@@ -1,12 +1,15 @@
-"""Interrupting a call before its k-th bytecode, as a signal's exception or its handler may.
+"""Interrupting a call at its k-th point, as a signal's exception or its handler may.
 
-Python runs signal handlers between two bytecodes of the main thread. Here the k-th one that a call
-executes is chosen instead of left to chance: inside the package, and in whatever of the standard
-library it calls, but not in the file systems of treering.testing, which stand for system calls.
+The interpreter looks for signals when it enters a function, after a call and when it jumps back,
+and nowhere else (`with lock:` relies on that). Here the k-th such point is chosen instead of left
+to chance: inside the package, and in whatever of the standard library it calls, but not in the file
+systems of treering.testing, which stand for system calls.
 """
 
 from __future__ import annotations
 
+import dis
+import gc
 import os
 import random
 import sys
@@ -18,13 +21,19 @@ _CORE = _PACKAGE + "_core" + os.sep
 _TESTING = _PACKAGE + "testing" + os.sep
 # What runs when an object dies: Python prints and swallows exceptions there, wherever they came
 # from, so an interrupt can neither be raised nor lost by the package.
-_FINALIZERS = {"__del__", "_remove"}
+_FINALIZERS = {"__del__", "_remove", "_exitfunc"}
+
+_LOOKS_AFTER = {
+    code
+    for name, code in dis.opmap.items()
+    if name == "RESUME" or name.startswith("CALL") or "JUMP_BACKWARD" in name
+}
 
 NEVER = sys.maxsize
 
 
 class At:
-    """Acts before the `k`-th bytecode of the calls made inside the block; `seen` counts them."""
+    """Acts at the k-th point of the calls made inside the block; `seen` counts them."""
 
     def __init__(self, k, action):
         self.k = k
@@ -32,26 +41,38 @@ class At:
         self._action = action
 
     def __enter__(self):
+        # The collector would run other objects' finalizers at points of its own choice.
+        gc.disable()
         self._before = sys.gettrace()
         sys.settrace(self._enter_frame)
         return self
 
     def __exit__(self, *_):
         sys.settrace(self._before)
+        gc.enable()
 
     def _enter_frame(self, frame, event, arg):
         if event != "call" or not _is_ours(frame):
             return None
         frame.f_trace_lines = False
         frame.f_trace_opcodes = True
-        return self._step
+        looks = False
+        code = frame.f_code.co_code
 
-    def _step(self, frame, event, arg):
-        if event == "opcode":
-            self.seen += 1
-            if self.seen == self.k:
-                self._action()
-        return self._step
+        def step(frame, event, arg):
+            nonlocal looks
+            if event == "opcode":
+                if looks:
+                    self._point()
+                looks = code[frame.f_lasti] in _LOOKS_AFTER
+            return step
+
+        return step
+
+    def _point(self):
+        self.seen += 1
+        if self.seen == self.k:
+            self._action()
 
 
 def _is_ours(frame):
@@ -79,18 +100,18 @@ def points(total, most, seed=0):
 
 
 def count(call):
-    """How many bytecodes the call executes in the package."""
+    """How many points the call has."""
     with At(NEVER, interrupt) as at:
         call()
     return at.seen
 
 
 def interrupted(call, k):
-    """Whether the call was interrupted at its k-th bytecode, and said so."""
+    """Whether the call was interrupted at its k-th point, and said so."""
     with At(k, interrupt) as at:
         try:
             call()
         except KeyboardInterrupt:
             return True
-    assert at.seen < k, f"the interrupt at bytecode {k} was swallowed"
+    assert at.seen < k, f"the interrupt at point {k} was swallowed"
     return False

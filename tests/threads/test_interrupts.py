@@ -1,17 +1,17 @@
-"""G14, D10: exceptions at any bytecode leave a record whole or absent, and the log usable."""
+"""G14, D10: exceptions at any point leave a record whole or absent, and the log usable."""
 
 import gc
 
 import pytest
 
-from tests._logs import Log
+from tests._logs import Log, contents, fill, told
 from tests.threads._crew import crew
 from tests.threads.interrupts import At, count, interrupted, points
-from treering import FsyncPolicy, Record, ReentrantError, Wal
+from treering import FsyncPolicy, Record, ReentrantError
 from treering.testing import MemoryFiles
 
-# Bytecodes of each operation that are tried here; the battery tries every one.
-MOST = 120
+# Points of each operation that are tried here; the battery tries every one.
+MOST = 240
 
 BATCH = [Record.put(b"batch", b"%d" % number) for number in range(3)]
 
@@ -26,25 +26,22 @@ class Operation:
         self.options = options
 
 
-def truncate_behind_a_segment(wal):
-    wal.truncate_before(40)
-
-
 OPERATIONS = {
     "put": Operation(lambda wal: wal.put(b"key", b"value"), 1),
     "put with headers": Operation(lambda wal: wal.put(b"key", b"v", headers={"a": b"b"}), 1),
     "put durably": Operation(lambda wal: wal.put(b"key", b"v", durable=True), 1),
-    # 16 records fill a segment of 1 KiB.
-    "put that rolls": Operation(lambda wal: wal.put(b"key", b"v" * 60), 1, 9),
+    # Eight records fill a segment of 1 KiB.
+    "put that rolls": Operation(lambda wal: wal.put(b"key", b"v" * 60), 1, 8),
     "batch": Operation(lambda wal: wal.append_batch(BATCH), 3),
-    "batch that rolls": Operation(lambda wal: wal.append_batch(BATCH), 3, 9),
+    "batch that rolls": Operation(lambda wal: wal.append_batch(BATCH), 3, 8),
     "put under a deadline": Operation(
         lambda wal: wal.put(b"key", b"v", headers={"a": b"b"}),
         1,
         fsync_policy=FsyncPolicy.batch(milliseconds=1000),
     ),
     "sync": Operation(lambda wal: wal.sync(), 0, 3),
-    "truncate before": Operation(truncate_behind_a_segment, 0, 40),
+    "truncate before": Operation(lambda wal: wal.truncate_before(40), 0, 40),
+    "truncate after": Operation(lambda wal: wal.truncate_after(20), -20, 40),
     "pin": Operation(lambda wal: wal.pin("me", 1), 0, 3),
 }
 
@@ -69,7 +66,8 @@ class Brink:
         assert wal.put(b"after", b"") == end
         other = self.log.open(**self.options)
         assert other.put(b"other", b"") == end + 1
-        assert wal.put(b"after", b"") == end + 2
+        with crew() as start:
+            assert start(wal.put, b"thread", b"").join() == end + 2
         assert wal.sync() == end + 3
         for handle in (wal, other):
             handle.check()
@@ -82,18 +80,123 @@ class Brink:
 
 @pytest.mark.parametrize("lock", ["auto", "file"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_g14_d10_an_interrupt_at_any_bytecode_leaves_all_or_nothing(name, lock):
-    operation = OPERATIONS[name]
-    sweep_operation(operation, lock, MOST if lock == "auto" else MOST // 3)
+def test_g14_d10_an_interrupt_at_any_point_leaves_all_or_nothing(name, lock):
+    sweep(OPERATIONS[name], lock, MOST if lock == "auto" else MOST // 6)
 
 
-def sweep_operation(operation, lock, most):
-    """Interrupt it at up to `most` of its bytecodes; how many there were."""
+def sweep(operation, lock, most):
+    """Interrupt the operation at up to `most` of its points; how many there are."""
     brink = Brink(operation, lock)
+    segments = len(brink.log.segments())
     total = count(lambda: operation.call(brink.wal))
+    assert brink.wal.current_position() == brink.end + operation.records
+    assert operation.before != 8 or len(brink.log.segments()) == segments + 1
     brink.judge(operation.records)
     for k in points(total, most):
         brink = Brink(operation, lock)
         interrupted(lambda: operation.call(brink.wal), k)  # noqa: B023 - called at once
         brink.judge(operation.records)
     return total
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("policy", ["os", "batch"])
+def test_g14_d10_an_interrupt_in_close_leaves_no_lock_and_loses_nothing(policy, exclusive):
+    sweep_close(FsyncPolicy.parse(policy), exclusive, MOST // 2)
+
+
+def sweep_close(policy, exclusive, most):
+    """Interrupt `close` at up to `most` of its points."""
+
+    def begin():
+        log = Log("/log", MemoryFiles(), segment_bytes_max=1024, fsync_policy=policy)
+        wal = log.open(exclusive=exclusive)
+        fill(wal, 20)
+        return log, wal
+
+    _, wal = begin()
+    for k in points(count(wal.close), most):
+        log, wal = begin()
+        interrupted(wal.close, k)
+        wal.close()
+        assert_whole(log, 20)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("state", ["new", "clean", "killed", "rolled"])
+def test_g14_d10_an_interrupt_in_open_leaves_no_lock_and_loses_nothing(state, exclusive):
+    sweep_open(state, exclusive, MOST // 3)
+
+
+def sweep_open(state, exclusive, most):
+    """Interrupt `Wal.open` at up to `most` of its points."""
+    records = {"new": 0, "clean": 20, "killed": 3, "rolled": 20}[state]
+
+    def begin():
+        log = Log("/log", MemoryFiles(), segment_bytes_max=1024, exclusive=exclusive)
+        if records:
+            wal = log.open()
+            fill(wal, records)
+            if state == "clean":
+                wal.close()
+            else:
+                log.kill()
+        return log
+
+    log = begin()
+    for k in points(count(lambda: log.open().close()), most):
+        log = begin()
+        interrupted(lambda: log.open().close(), k)  # noqa: B023 - called at once
+        assert_whole(log, records)
+
+
+def assert_whole(log, records):
+    """Nobody has the log open, and it holds so many records; it takes another one."""
+    gc.collect()  # what the interrupted call had in its hands may hang together
+    wal = log.open(exclusive=True, fsync_policy=FsyncPolicy.OS)
+    assert contents(wal) == told(0, records)
+    assert wal.put(b"key", b"value") == records
+    wal.check()
+    wal.close()
+
+
+# --- Handlers that call the log -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_d10_a_signal_handler_that_puts_during_a_call_succeeds_or_is_refused(name):
+    sweep_handler(OPERATIONS[name], MOST // 2)
+
+
+def sweep_handler(operation, most):
+    """Call `put` out of a handler at up to `most` of an operation's points. Never a deadlock."""
+    total = count(lambda brink=Brink(operation): operation.call(brink.wal))
+    refused = 0
+    for k in points(total, most):
+        brink = Brink(operation)
+        answers = []
+
+        def handler():
+            try:
+                answers.append(brink.wal.put(b"handler", b"", durable=True))  # noqa: B023
+            except ReentrantError as error:
+                answers.append(error)  # noqa: B023
+
+        def call():
+            with At(k, handler):  # noqa: B023
+                operation.call(brink.wal)  # noqa: B023
+
+        with crew() as start:
+            start(call).join()
+        put = [answer for answer in answers if isinstance(answer, int)]
+        refused += len(answers) - len(put)
+        keys = [record.key for record in brink.wal]
+        assert len(answers) == 1
+        if operation.records >= 0:
+            assert keys.count(b"handler") in (len(put), 1)
+            assert brink.wal.current_position() in (
+                brink.end + operation.records + keys.count(b"handler"),
+            )
+        brink.end = brink.wal.current_position()
+        brink.judge(0)
+    return total, refused

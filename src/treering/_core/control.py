@@ -23,7 +23,7 @@ from zlib import crc32
 from . import format as fmt
 from .codec import ACQUIRED, OWNER_DIED, SharedPage, backend, mutex_kind
 from .errors import ClosedError, DiskFullError, LockedError, ReentrantError, WaitTimeoutError
-from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping, free_in_child
+from .files import CREATE_NEW, READ, WRITE, Directory, File, Mapping
 
 T = TypeVar("T")
 
@@ -263,12 +263,6 @@ class AppendLock:
         elif self._file:
             self._control.file.unlock()
 
-    def abandon(self) -> None:
-        """In a forked child: whoever had the lock is not here."""
-        self.closed = True
-        if free_in_child(self._threads):
-            self._entered = False
-
     def shut(self) -> None:
         """Refuse all further actions of this handle, though another process has the lock."""
         with self._threads:
@@ -347,7 +341,6 @@ class HandleLocks:
     """The two file locks of a handle: `opening` while it opens, `lock` as long as it lives."""
 
     def __init__(self, directory: Directory) -> None:
-        self._inherited = False
         self._opening = directory.open(fmt.OPENING_NAME, WRITE | os.O_CREAT)
         try:
             self._life = directory.open(fmt.LOCK_NAME, WRITE | os.O_CREAT)
@@ -386,20 +379,15 @@ class HandleLocks:
         """Give up both locks; idempotent. The opening lock last: who gets it must not find the
         other one taken by a handle that is gone."""
         try:
-            # Closing is not enough while a child, just forked, has not yet begun its program, nor if
-            # an exception from outside (Ctrl-C) breaks it off.
-            if not self._inherited:
-                self._life.unlock()
-                self._opening.unlock()
+            # Closing is not enough while a child, just forked, has not yet begun its program,
+            # nor if an exception from outside (Ctrl-C) breaks it off.
+            self._life.unlock()
+            self._opening.unlock()
         finally:
             try:
                 self._life.close()
             finally:
                 self._opening.close()
-
-    def abandon(self) -> None:
-        """In a forked child: the locks are the parent's; closing must not give them up."""
-        self._inherited = True
 
 
 def boot_number(directory: Directory, lock_kind: int) -> int:

@@ -194,7 +194,7 @@ class Engine:
     def _truncate_locked(self, position: int) -> int:
         # Pins are read under the lock that setting one takes: a pin that was set is respected.
         pins = retention.load_pins(self.directory)
-        return truncate_before(self.writer, min([position, *pins.values()]))
+        return truncate_before(self.writer, position, pins.values())
 
     def truncate_after(self, end: int) -> None:
         """Remove every record from position `end` on."""

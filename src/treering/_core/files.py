@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import weakref
-from typing import Any, NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 from .errors import ClosedError, StorageError, UsageError, storage_error
 
@@ -481,16 +481,6 @@ def _file_system_kind(path: str) -> str:
         if inside and rank >= best:
             best, kind = rank, right.split()[0]
     return kind
-
-
-def free_in_child(lock: Any) -> bool:
-    """In a forked child: take the RLock from a thread that only the parent has. This thread may be
-    waiting for it, if it forked in a signal handler. False if this thread has it itself."""
-    if lock._is_owned():
-        return False
-    with contextlib.suppress(RuntimeError):  # nobody had it
-        lock._release_save()
-    return True
 
 
 def no_such_file(error: StorageError) -> bool:

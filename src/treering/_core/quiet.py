@@ -7,6 +7,7 @@ would adopt it even if it died before publishing it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from .errors import ClosedError, StorageError, TreeringError
 from .files import Directory, no_such_file
 from .source import WAIT_SLICE_SECONDS, OpenSegment
 from .view import View
+
+# How long to sleep at most before the files are looked at again, and the page looked for.
+_PAUSE_MOST = 0.05
+_PAGE_SECONDS = 1.0
 
 
 class Look(NamedTuple):
@@ -45,13 +50,24 @@ class QuietSource:
         self._rewinds = (0, 0)
         self._tail: OpenSegment | None = None
         self._tail_offset = 0
-        self._control = self._live_control()
+        self._control: Control | None = None
+        self._looked_for_page = -_PAGE_SECONDS
+        self._pause, self._waited_at = 0.0, -1
 
     def _live_control(self) -> Control | None:
-        try:
-            return Control.join(self._directory, write=False)
-        except (TreeringError, ValueError, OSError):
-            return None
+        """The page that a writer keeps; looked for now and then, for writers come and go."""
+        now = time.monotonic()
+        if now - self._looked_for_page < _PAGE_SECONDS:
+            return self._control
+        with self._lock:
+            self._looked_for_page = now
+            with contextlib.suppress(TreeringError, ValueError, OSError):
+                if self._control is not None and self._control.file.links() == 0:
+                    self._control.close()
+                    self._control = None
+                if self._control is None and not self._closed:
+                    self._control = Control.join(self._directory, write=False)
+            return self._control
 
     def first(self) -> int:
         """See Source."""
@@ -89,8 +105,9 @@ class QuietSource:
             self._look_again()
         self._first = max(self._first, manifest.first_position)
         if self._first > self._end:  # truncation was faster than we
-            self._end = self._durable = self._first
+            self._end = self._first
             self._leave_tail()
+        self._durable = max(self._durable, self._first)  # only what is durable is truncated
         return manifest
 
     def _look_again(self) -> None:
@@ -123,6 +140,8 @@ class QuietSource:
             self._durable = max(self._durable, min(self._end, manifest.clean_position))
 
     def _scan_tail(self, tail: OpenSegment) -> None:
+        if not any(tail.file.read(4, self._tail_offset)):
+            return  # by far the most common, so by far the cheapest: nothing new
         found = segments.scan_frames(
             tail.file, tail.header, tail.file.size(), offset=self._tail_offset, position=self._end
         )
@@ -161,16 +180,16 @@ class QuietSource:
 
     def wait(self, seen: int, durable_only: bool, timeout: float) -> None:
         """See Source."""
-        control = self._control
-        if control is None or durable_only:
-            time.sleep(min(timeout, 0.005))
+        control = self._live_control()
+        if control is not None and not durable_only and control.load(fmt.WORD_END) == seen:
+            # Bounded sleeps: the page may belong to a writer that is gone.
+            bounded = min(timeout, WAIT_SLICE_SECONDS)
+            control.page.wait(fmt.WORD_END, seen, fmt.WORD_APPEND_WAITERS, bounded)
             return
-        # Bounded sleeps: the page may belong to a writer that is gone.
-        control.page.wait(
-            fmt.WORD_END, seen, fmt.WORD_APPEND_WAITERS, min(timeout, WAIT_SLICE_SECONDS)
-        )
-        if control.load(fmt.WORD_END) != seen:
-            time.sleep(0 if self.end(False) > seen else min(timeout, 0.01))
+        # Nobody to wake us: look into the files, less and less often.
+        self._pause = min(self._pause * 1.5, _PAUSE_MOST) if seen == self._waited_at else 0.0005
+        self._waited_at = seen
+        time.sleep(min(timeout, self._pause))
 
     def open(self, base: int) -> OpenSegment:
         """See Source."""

@@ -12,7 +12,7 @@ from . import format as fmt
 from . import segment as segments
 from .codec import Tail, scan
 from .errors import DamageError
-from .files import WRITE, Directory, File, Mapping, free_in_child
+from .files import WRITE, Directory, File, Mapping
 
 POPULATE_BYTES = 1 << 20
 
@@ -35,7 +35,7 @@ class TailSegment:
         self._file: File | None = None
         self._mapping: Mapping | None = None
         # Held while the mapping is replaced, and while pages of it are prepared by another thread.
-        self._mapping_lock = threading.RLock()
+        self._mapping_lock = threading.Lock()
 
     def attach(self, base: int, epoch: int, *, closed: bool, fast: bool) -> None:
         """Open the segment of `base`; with `fast`, let the append path store into it by itself.
@@ -80,7 +80,7 @@ class TailSegment:
     def abandon(self) -> None:
         """In a forked child: as `detach`, but another thread may have held the lock or used the
         mapping when the parent forked."""
-        free_in_child(self._mapping_lock)
+        self._mapping_lock = threading.Lock()
         try:
             self.detach()
         except BufferError:

@@ -3,15 +3,17 @@ whoever finds it half done knows how to finish it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from . import format as fmt
 from .errors import DiskFullError, PositionError
 from .view import View
 from .writer import Writer
 
 
-def truncate_before(writer: Writer, position: int) -> int:
-    """Remove whole segments that lie before `position`; the new first position. Under the append
-    lock; durable at return."""
+def truncate_before(writer: Writer, position: int, pins: Iterable[int]) -> int:
+    """Remove whole segments that lie before `position` and all pins; the new first position.
+    Under the append lock; durable at return."""
     writer.catch_up()
     load = writer.control.load
     end, first = load(fmt.WORD_END), load(fmt.WORD_FIRST)
@@ -21,6 +23,7 @@ def truncate_before(writer: Writer, position: int) -> int:
             position=position,
             hint=f"The log ends at {end}",
         )
+    position = min([position, *pins])
     if position == end:
         _leave_tail(writer)
     view = View.load(writer.directory)

@@ -342,7 +342,6 @@ class Writer:
 
     def abandon(self) -> None:
         """In a forked child: drop what belongs to the parent without touching the log."""
-        self.lock.abandon()
         self.chores.abandon()
         self._segment.abandon()
 

@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from treering import DamageError, TreeringError, UsageError, __version__, backend
 
@@ -77,8 +78,17 @@ def _make_output_safe() -> None:
             reconfigure(errors="backslashreplace")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains on one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words, and where to look them up."""
+        print(f"treering: {safe_line(message)}. See `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="treering",
         description="Look into, check and rescue treering logs.",
         epilog="Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now.",

@@ -26,15 +26,18 @@ def add_command(commands: Commands, name: str, run: Any, text: str) -> argparse.
 
 def position(text: str) -> int:
     """A position: a number from 0 on."""
-    number = int(text)
-    if not 0 <= number <= _POSITION_MAX:
-        raise ValueError
-    return number
+    return _number(text, "a position")
 
 
 def number_of_records(text: str) -> int:
     """How many: a number from 0 on."""
-    return position(text)
+    return _number(text, "how many")
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > _POSITION_MAX:
+        raise argparse.ArgumentTypeError(f"{what} is a number from 0 on, not {text!r}")
+    return int(text)
 
 
 def point_in_time(text: str) -> int:
@@ -46,7 +49,12 @@ def point_in_time(text: str) -> int:
         return round(float(text) * 1e9)
     except (ValueError, OverflowError):
         pass
-    moment = datetime.datetime.fromisoformat(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither ISO 8601, nor seconds since 1970, nor an age such as 15m or 2h"
+        ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return round(moment.timestamp() * 1e9)
@@ -56,7 +64,7 @@ def header(text: str) -> tuple[str, bytes]:
     """name=value."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"a header is NAME=VALUE, not {text!r}")
     return name, as_bytes(value)
 
 

@@ -162,5 +162,5 @@ def _pins(arguments: argparse.Namespace) -> int:
 def _position(text: str) -> int:
     try:
         return given.position(text)
-    except ValueError:
-        raise UsageError(f"a position is a number from 0 on, not {text!r}") from None
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from None

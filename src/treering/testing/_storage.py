@@ -127,6 +127,8 @@ class Storage:
             file.write(self._plain)
             self._file, self._plain = file, b""
             self._close_file = weakref.finalize(self, file.close)
+            # At the end of the program a log may still be open on it, and closes later than this.
+            self._close_file.atexit = False
         return self._file
 
     def _drop_file(self) -> None:

@@ -1,0 +1,63 @@
+"""The battery can fail: safeguards taken away one by one turn it red (G11, G24).
+
+`make crash` hunts all mutants; here it is only seen that each one's text is still in the source,
+and that a few, made in this process, are caught.
+"""
+
+import pytest
+
+from tests.battery import cuts, damage, faults, lifetimes, mutants
+from tests.battery.harness import Budget, Row
+from treering._core import commit, manifest, plan, recovery
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_text_that_a_mutant_changes_is_there(mutant):
+    """G24: a mutant that cannot be made proves nothing; move its text with the source."""
+    text = (mutants.SOURCE / "_core" / mutant.file).read_text()
+    for old, _ in mutant.edits:
+        assert text.count(old) == 1, f"in {mutant.file}: {old}"
+
+
+def test_each_mutant_has_a_name_of_its_own():
+    names = [mutant.name for mutant in mutants.MUTANTS]
+    assert len(set(names)) == len(names)
+
+
+def test_an_append_without_a_sync_is_noticed(monkeypatch):
+    """G1, G11."""
+    monkeypatch.setattr(commit.Commit, "sync_file", lambda self, file: None)
+    assert cuts.cut_power("single", 7, Budget(200)).violation_count
+
+
+def test_recovery_that_trusts_the_cache_is_noticed(monkeypatch):
+    """G9, G12."""
+    monkeypatch.setattr(recovery, "_rewrite_tail", lambda directory, decided: None)
+    monkeypatch.setattr(manifest, "settle", lambda directory: None)
+    assert lifetimes.live("memory", 7, Budget(400)).violation_count
+
+
+def test_a_dead_log_that_takes_appends_is_noticed(monkeypatch):
+    """D6, G9."""
+    monkeypatch.setattr(commit.Commit, "check", lambda self: None)
+    trouble = faults.Trouble(1, "sync", 5, lasting=True)
+    names = faults.run("always", "7", None, None, 1)
+    at = [index + 1 for index, name in enumerate(names) if name == "sync"][6]
+    row = Row("failing calls", "always")
+    faults.once("always", "7", faults.dataclasses.replace(trouble, nth=at), row, "case")
+    assert row.violation_count
+
+
+def test_damage_taken_for_a_torn_tail_is_noticed(monkeypatch):
+    """D5, G7."""
+    original = plan._Planner._open_tail
+
+    def forgetful(self, fact, known):
+        rest = fact.rest._replace(durable=0)
+        original(self, plan.dataclasses.replace(fact, rest=rest), known)
+
+    monkeypatch.setattr(plan._Planner, "_open_tail", forgetful)
+    row, healthy = Row("bits", "in use"), damage.specimen("in use")
+    frame = [frame for frame in healthy.frames if frame.path == healthy.tail][0]
+    damage.flip_bits(healthy, [(frame.path, 8 * frame.start + 400)], row, Budget(10))
+    assert row.violation_count
