@@ -73,7 +73,8 @@ def flip(log, needle):
 
 
 def image(log):
-    return {path.name: path.read_bytes() for path in log.iterdir()}
+    """Every file; without those that a writer's background thread is making."""
+    return {p.name: p.read_bytes() for p in log.iterdir() if p.suffix != ".tmp"}
 
 
 # --- Looking -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ what the log must hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -78,6 +79,13 @@ def die(log, words, writer, step, call, policy="os", **options):
     counters[DONE] = 1
     counters[STEPS] = stop()
     os._exit(0)
+
+
+def die_holding(log, mutex_offset):
+    """Open the log, take one of its mutexes, and die."""
+    wal = Wal.open(log)
+    wal._engine.control.page.lock(mutex_offset, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def put(wal, writer):
@@ -159,6 +167,37 @@ APPENDED = {
     "sync": [make(0, 0)],
     "close": [make(0, 0)],
 }
+
+
+# --- An interrupt instead of a death ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interrupt_at(step: int, functions: set[str]):
+    """KeyboardInterrupt at the bytecode with that number among those that these functions of the
+    package run. Gives a list that is empty if there are not so many."""
+    left = [step]
+
+    def each(frame, event, argument):
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                left.clear()
+                raise KeyboardInterrupt
+        return each
+
+    def enter(frame, event, argument):
+        code = frame.f_code
+        if code.co_name not in functions or not code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return each
+
+    sys.settrace(enter)
+    try:
+        yield left
+    finally:
+        sys.settrace(None)
 
 
 # --- In the process that goes on ------------------------------------------------------------------
