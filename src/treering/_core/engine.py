@@ -35,7 +35,7 @@ class Engine:
         self.directory = directory
         self.config = config
         _engines.add(self)
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal's handler may close what is being closed
         self._closed = False
         self._unsealed: tuple[tuple[fmt.SegmentHeader, int], ...] = ()
         if not directory.exists():
@@ -231,17 +231,18 @@ class Engine:
         with self._closing:
             if self._closed:
                 return
-            self._closed = True
-        try:
-            self._sync_at_close()
-        finally:
             try:
-                self.writer.close(clean=self._is_last())
+                self._sync_at_close()
             finally:
                 try:
-                    self._held.close()
+                    self.writer.close(clean=self._is_last())
                 finally:
-                    self._held.close()  # the rest, if an exception came in between
+                    try:
+                        self._held.close()
+                    finally:
+                        self._held.close()  # the rest, if an exception came in between
+                        # Last: a close that was interrupted is finished by the next one.
+                        self._closed = True
 
     def _is_last(self) -> bool:
         try:
@@ -252,6 +253,8 @@ class Engine:
     def _sync_at_close(self) -> None:
         if self.deadline is not None:
             self.deadline.stop()
+        if self.control.closed:
+            return
         end = self.control.load(fmt.WORD_END)
         if end and not self.control.load(fmt.WORD_FAILED):
             self.commit.wait(end - 1)

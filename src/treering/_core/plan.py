@@ -287,10 +287,11 @@ class _Planner:
             self.end = min(self.end, expected)  # what lies behind is superseded by what is missing
             self.note(Label.MISSING, self._segment_path(expected), None, (self.end, None))
         elif self.end < _known_end(manifest, newest_base):
+            scan = live[-1].scan
             self.note(
                 Label.MISSING,
-                live[-1].path if live else self._segment_path(expected),
-                self.tail_end or None,
+                live[-1].path,
+                scan.offset if scan is not None else None,
                 (self.end, manifest.clean_position),
             )
         elif manifest.cut != fmt.NO_CUT and self.end < manifest.cut and not self._cut_done(live):
@@ -362,4 +363,5 @@ def _vouched(manifest: fmt.Manifest, fact: SegmentFacts) -> int:
 
 
 def _known_end(manifest: fmt.Manifest, newest_base: int | None) -> int:
+    """What a clean close vouched for, if that segment is still the newest."""
     return manifest.clean_position if manifest.tail_base == newest_base else 0

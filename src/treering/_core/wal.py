@@ -49,6 +49,7 @@ class Wal:
         self._reopening = threading.Lock()
         self._forked = False
         self._engine = None
+        self._ending: Engine | QuietEngine | None = None
         self._start()
 
     @classmethod
@@ -442,12 +443,15 @@ class Wal:
         A handle that is forgotten instead is closed when it is collected or the program ends; what
         was written is safe in any case.
         """
-        engine, self._engine = self._engine, None
         self._forked = False
         self._unbind()
-        if engine is not None:
+        if self._engine is not None:
+            self._ending = self._engine
+            self._engine = None
+        if self._ending is not None:
+            # If this is interrupted, another call goes on with it, or the collector.
+            self._ending.close()
             self._finalizer.detach()
-            engine.close()
 
     def _unbind(self) -> None:
         vars(self).pop("put", None)
@@ -455,7 +459,7 @@ class Wal:
 
     def _after_fork(self) -> None:
         """In the child: what the parent holds is not ours."""
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._ending = self._engine, None, None
         if engine is None:
             return
         self._unbind()
