@@ -62,7 +62,9 @@ def kill_a_writer(path: Path) -> None:
     finished = writers["anna"].communicate(timeout=60)[0].split()
     tell(f"anna never noticed: {len(finished)} orders confirmed, the last at {finished[-1]}")
     seen = json.loads(watching.communicate(timeout=60)[0])
-    tell(f"the follower saw {seen['records']} records in order, no hole, {seen['from']} to {seen['to']}")
+    tell(
+        f"the follower saw {seen['records']} records in order, no hole, {seen['from']} to {seen['to']}"
+    )
     check(last_confirmed <= seen["to"], "the follower saw what bert had confirmed before it died")
 
 
@@ -80,7 +82,10 @@ def count_everything(path: Path) -> int:
             if record.key != b"shop":
                 numbers.setdefault(record.key, []).append(int(record.value))
         for name, orders in sorted(numbers.items()):
-            check(orders == list(range(len(orders))), f"{name.decode()}: {len(orders)} orders, none lost")
+            check(
+                orders == list(range(len(orders))),
+                f"{name.decode()}: {len(orders)} orders, none lost",
+            )
         wal.put(b"shop", b"closed")
         wal.check()
         return wal.current_position()

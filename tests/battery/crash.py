@@ -46,7 +46,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.battery.crash", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about a twentieth of everything")
     parser.add_argument("--seconds", type=float, help="stop each battery in time for this total")
-    parser.add_argument("--only", default="", metavar="NAME", help="batteries with this in the name")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="batteries with this in the name"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--json", metavar="FILE", help="write the counts there, too")

@@ -12,7 +12,6 @@ from .ledger import CrowdLedger, Ledger
 from .powercut import LOST, Camera, develop
 from .workloads import WORKLOADS, Driver, Workload
 
-
 # Images of each moment, beside those where nothing and where everything survives.
 EACH = 3
 

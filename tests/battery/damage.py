@@ -202,7 +202,9 @@ class Patient:
         records = self.healthy.records
         assert len(shown) <= len(records), f"G4: {len(shown)} records of {len(records)}"
         if shown != records[: len(shown)]:
-            wrong = next(at for at, (a, b) in enumerate(zip(shown, records, strict=False)) if a != b)
+            wrong = next(
+                at for at, (a, b) in enumerate(zip(shown, records, strict=False)) if a != b
+            )
             raise AssertionError(f"G4: record {wrong} reads {shown[wrong]!r}")
 
     def _known(self, changed: dict[str, bytes | None]) -> int:
@@ -238,7 +240,9 @@ def _check_untouched(before: dict[str, bytes], after: dict[str, bytes]) -> None:
             assert after.get(path) == data, f"G7: {path} was changed though the log is refused"
 
 
-def look(patient: Patient, row: Row, case: str, changed: dict[str, bytes | None], *, write: bool) -> None:
+def look(
+    patient: Patient, row: Row, case: str, changed: dict[str, bytes | None], *, write: bool
+) -> None:
     """One case, counted by its answer."""
     row.cases += 1
     try:
@@ -253,9 +257,7 @@ def look(patient: Patient, row: Row, case: str, changed: dict[str, bytes | None]
 WRITE_EVERY = 16
 
 
-def flip_bits(
-    healthy: Specimen, bits: Iterable[tuple[str, int]], row: Row, budget: Budget
-) -> None:
+def flip_bits(healthy: Specimen, bits: Iterable[tuple[str, int]], row: Row, budget: Budget) -> None:
     """Each of the bits (path, number) flipped."""
     patient = Patient(healthy)
     for count, (path, bit) in enumerate(bits):
@@ -273,5 +275,7 @@ def flip_bits(
 def all_bits(healthy: Specimen) -> list[tuple[str, int]]:
     """Every bit of every file of the log."""
     return [
-        (path, bit) for path in sorted(healthy.contents) for bit in range(8 * len(healthy.contents[path]))
+        (path, bit)
+        for path in sorted(healthy.contents)
+        for bit in range(8 * len(healthy.contents[path]))
     ]

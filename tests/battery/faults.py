@@ -64,7 +64,6 @@ class Trouble:
             + (".after" if self.after else "")
         )
 
-
     @classmethod
     def parse(cls, text: str) -> Trouble:
         """The trouble that str() described."""
@@ -339,9 +338,7 @@ def _reopen(program: Program, *, in_place: bool) -> None:
         raise AssertionError("D6: the dead handle took an append after another one reopened")
 
 
-def once(
-    name: str, seed: str, trouble: Trouble, row: Row, case: str, images: int = 3
-) -> None:
+def once(name: str, seed: str, trouble: Trouble, row: Row, case: str, images: int = 3) -> None:
     """The program with one trouble, counted."""
     row.cases += 1
     row.counts[trouble.name] += 1

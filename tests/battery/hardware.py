@@ -24,7 +24,7 @@ def full_disks(name: str, seed: int, budget: Budget) -> Row:
     """Disks of every size, block by block, that fill up over a few rolls."""
     row = Row("full disk", name)
     started = time.perf_counter()
-    for blocks in range(0, 40):
+    for blocks in range(40):
         for turn in range(1_000_000):
             if not budget.left(row) or turn > budget.cases // 40:
                 break

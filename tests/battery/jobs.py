@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from . import cuts, damage, faults, hardware, interrupts, lifetimes, misplaced, windows
@@ -103,7 +104,9 @@ def _in_pure(job: Job, seed: int, budget: Budget) -> Row:
         command += ["--jobs", "1", "--seed", str(seed), "--json", file.name]
         environment = {**os.environ, "TREERING_PURE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        found = json.load(open(file.name))["rows"] if os.path.getsize(file.name) else []
+        found = (
+            json.loads(Path(file.name).read_text())["rows"] if os.path.getsize(file.name) else []
+        )
     for part in found:
         row.add(Row.from_dict(part))
     if not found:

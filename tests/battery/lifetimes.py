@@ -72,9 +72,7 @@ class Reaper:
         expected = self.ledger.expected(durable)
         lost, torn = rng.choice(LOST), rng.random() < 0.3
         seed = rng.randrange(1 << 30)
-        images = list(
-            self.files.images(SIDE_IMAGES + 2, seed, lost=lost, torn_sectors=torn)
-        )
+        images = list(self.files.images(SIDE_IMAGES + 2, seed, lost=lost, torn_sectors=torn))
         self.side = [(image.crash(), expected) for image in images[:SIDE_IMAGES]]
         if by_power:
             self.remains = Remains(rng.choice(images), expected, True)

@@ -67,7 +67,10 @@ def shifted(healthy: Specimen, rng: random.Random) -> Iterator[Change]:
         if rng.random() < 0.5:
             yield f"lost:{_short(path)}:{at}:{length}", {path: data[:at] + data[at + length :]}
         else:
-            yield f"more:{_short(path)}:{at}:{length}", {path: data[:at] + bytes(length) + data[at:]}
+            yield (
+                f"more:{_short(path)}:{at}:{length}",
+                {path: data[:at] + bytes(length) + data[at:]},
+            )
 
 
 def noise(healthy: Specimen, rng: random.Random) -> Iterator[Change]:

@@ -46,7 +46,13 @@ class Mutant:
 
 
 def _m(
-    name: str, file: str, old: str, new: str, *batteries: str, and_: tuple[str, str] = (), pure: bool = False
+    name: str,
+    file: str,
+    old: str,
+    new: str,
+    *batteries: str,
+    and_: tuple[str, str] = (),
+    pure: bool = False,
 ) -> Mutant:
     return Mutant(name, file, ((old, new), and_) if and_ else ((old, new),), batteries, pure)
 
@@ -262,7 +268,10 @@ def main() -> int:
             found, said = False, str(error)
         survivors += not found
         took = time.monotonic() - started
-        print(f"{'caught' if found else 'SURVIVED':8} {took:4.0f} s  {mutant.name}  [{said[:150]}]", flush=True)
+        print(
+            f"{'caught' if found else 'SURVIVED':8} {took:4.0f} s  {mutant.name}  [{said[:150]}]",
+            flush=True,
+        )
     return 1 if survivors else 0
 
 

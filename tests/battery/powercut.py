@@ -20,8 +20,18 @@ from .harness import LOG, Row
 
 # Calls that change nothing on the disk: a picture after them shows what the one before did.
 QUIET = frozenset(
-    {"close", "status", "read_into", "map", "next_data", "try_lock", "unlock", "list_directory",
-     "is_directory", "open"}
+    {
+        "close",
+        "status",
+        "read_into",
+        "map",
+        "next_data",
+        "try_lock",
+        "unlock",
+        "list_directory",
+        "is_directory",
+        "open",
+    }
 )
 
 Lost = Literal["zeros", "random", "stale"]
@@ -102,7 +112,9 @@ class Camera:
         self.shots.append(Shot(number, what, images, expected, kind))
 
 
-def develop(camera: Camera, row: Row, case: str, options: dict[str, Any], rng: random.Random) -> None:
+def develop(
+    camera: Camera, row: Row, case: str, options: dict[str, Any], rng: random.Random
+) -> None:
     """Start the log on every image of every picture."""
     for shot in camera.shots:
         for number, image in enumerate(shot.images):

@@ -24,7 +24,9 @@ SLACK_SECONDS = 1.0
 class Watch(threading.Thread):
     """Notes when each record became durable, and cuts the power now and then."""
 
-    def __init__(self, files: PowerCutFiles, wal: Wal, returned: list[float], window: float) -> None:
+    def __init__(
+        self, files: PowerCutFiles, wal: Wal, returned: list[float], window: float
+    ) -> None:
         super().__init__(daemon=True)
         self.files, self.wal, self.returned, self.window = files, wal, returned, window
         self.durable_at: list[float] = []

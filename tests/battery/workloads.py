@@ -319,7 +319,9 @@ def _all() -> dict[str, Workload]:
     found = [
         Workload("single", single, {"segment_bytes_max": 8192}),
         Workload("batch", batches, small),
-        Workload("window", window, {**small, "fsync_policy": FsyncPolicy.batch(1)}, real_threads=True),
+        Workload(
+            "window", window, {**small, "fsync_policy": FsyncPolicy.batch(1)}, real_threads=True
+        ),
         Workload("os", lazy, {"segment_bytes_max": 16384, "fsync_policy": OS}),
         Workload("roll", lazy, {**tiny, "fsync_policy": OS}),
         Workload("roll-always", single, tiny),

@@ -13,11 +13,11 @@ from treering._core.codec import crc32
 RECORDS = 150
 
 
-def small_log(**options):
+def small_log(count=RECORDS, **options):
     """A log of several segments, with batches, headers and tombstones in it; closed."""
     log = in_memory(None, **options)
     wal = log.open()
-    append_records(wal)
+    append_records(wal, count)
     wal.close()
     return log
 

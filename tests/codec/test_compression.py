@@ -68,6 +68,14 @@ def test_garbage_is_damage(number, stored):
         compression.decompress(number, stored, 1000)
 
 
+def test_a_frame_that_asks_for_a_window_of_gigabytes_is_damage():
+    parameters = zstandard.ZstdCompressionParameters(window_log=31, write_content_size=0)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    stored = packer.compress(VALUE) + packer.flush()
+    with pytest.raises(DamageError):
+        compression.decompress(ZSTD, stored, len(VALUE))
+
+
 def test_running_out_of_memory_is_not_called_damage(monkeypatch):
     class Poor:
         def decompress(self, *_):

@@ -187,6 +187,15 @@ def test_an_unknown_flag_behind_the_frame_does_not_make_a_damaged_one_newer(twin
     assert found[0][0].reason == twins[0].BAD
 
 
+@pytest.mark.parametrize("padding", [0, 8, 4088, 4095 // 8 * 8, 4096, 4104, 8192])
+def test_padding_of_a_whole_alignment_step_or_more_is_no_frame(twins, padding):
+    one = encode(twins[0], [twins[0].Record(b"k" * 8, b"v" * 8)])
+    length = len(one) + padding
+    frame = one[:8] + length.to_bytes(4, "little") + one[12:] + bytes(padding)
+    found = agreed(twins, padding, resealed(frame))
+    assert found[0][0].offset == (length if padding < 4096 else 0)
+
+
 def test_a_record_without_times_reads_as_having_none(twins):
     record = twins[0].Record(b"k", expires_at_ns=1)
     frame = encode(twins[0], [record])

@@ -58,6 +58,6 @@ def test_damage_taken_for_a_torn_tail_is_noticed(monkeypatch):
 
     monkeypatch.setattr(plan._Planner, "_open_tail", forgetful)
     row, healthy = Row("bits", "in use"), damage.specimen("in use")
-    frame = [frame for frame in healthy.frames if frame.path == healthy.tail][0]
+    frame = next(frame for frame in healthy.frames if frame.path == healthy.tail)
     damage.flip_bits(healthy, [(frame.path, 8 * frame.start + 400)], row, Budget(10))
     assert row.violation_count

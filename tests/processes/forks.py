@@ -184,7 +184,9 @@ def fork_exclusive(log, words, forks):
     witness = Witness().see_all(wal)
     witness.has_all(counters, range(2))
     # The children have gone, and the parent's lock is still there.
-    says = os.popen(f"{sys.executable} -m tests.processes.workers run refusal '{{\"log\": \"{log}\"}}'")
+    says = os.popen(
+        f'{sys.executable} -m tests.processes.workers run refusal \'{{"log": "{log}"}}\''
+    )
     assert "LockedError" in says.read()
     assert says.close() is None
     wal.close()

@@ -15,15 +15,15 @@ def test_forking_beside_busy_threads_harms_neither_parent_nor_child(tmp_path, wo
         "fork_in_a_crowd",
         log=str(tmp_path / "log"),
         words=words.path,
-        forks=40,
+        forks=20,
         process_lock=lock,
     )
-    assert done["children"] == 48
+    assert done["children"] == 24
 
 
 def test_an_exclusive_handle_refuses_in_the_child_and_stays_the_parents(tmp_path, words):
     """D9, G13: ForkedError in the child; its end leaves the parent's lock in place."""
-    run_alone("fork_exclusive", log=str(tmp_path / "log"), words=words.path, forks=16)
+    run_alone("fork_exclusive", log=str(tmp_path / "log"), words=words.path, forks=8)
 
 
 def test_a_pool_of_forked_processes_shares_the_handle(tmp_path):
@@ -39,13 +39,13 @@ def test_a_signal_handler_may_fork_in_the_middle_of_an_append(tmp_path, words, e
         "fork_in_a_handler",
         log=str(tmp_path / "log"),
         words=words.path,
-        forks=60,
+        forks=40,
         seed=1,
         exclusive=exclusive,
     )
-    assert done["forks"] == 60
+    assert done["forks"] >= 40
 
 
 def test_a_child_keeps_no_lock_of_a_handle_in_the_making(tmp_path):
     """D9: forking while another thread opens a log; the child lives on and holds nothing."""
-    run_alone("fork_while_opening", log=str(tmp_path / "log"), forks=60, folder=str(tmp_path))
+    run_alone("fork_while_opening", log=str(tmp_path / "log"), forks=40, folder=str(tmp_path))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 from tests.processes.nursery import is_pure
 from tests.processes.records import Witness
 from treering import Wal
@@ -27,9 +25,7 @@ def test_two_followers_see_every_record_of_four_writers_in_one_order(tmp_path, w
     for follower in followers:
         follower.hear("following")
     writers = [
-        nursery.start(
-            "write_fast", log=log, words=words.path, writer=n, count=RECORDS, gun=gun
-        )
+        nursery.start("write_fast", log=log, words=words.path, writer=n, count=RECORDS, gun=gun)
         for n in range(WRITERS)
     ]
     for writer in writers:

@@ -26,7 +26,7 @@ from tests.processes.forks import (  # noqa: F401 - tasks
     fork_in_a_handler,
     fork_while_opening,
 )
-from tests.processes.records import Witness, Words, hammer, make, make_batch
+from tests.processes.records import Witness, Words, hammer, make
 from tests.processes.steps import die, die_holding  # noqa: F401 - tasks
 from treering import FsyncPolicy, Wal
 from treering._core import format as fmt

@@ -725,6 +725,7 @@ cdef class RecordIterator:
         cdef size_t value_bytes = get32(p + 4)
         cdef const uint8_t *key = p + (size - key_bytes - value_bytes)
         cdef size_t wire_bytes
+        cdef uint32_t raw_bytes = 0
         cdef size_t at
         record._position = position
         record._timestamp = get64(p + 8)
@@ -745,14 +746,16 @@ cdef class RecordIterator:
             record._stream_number = get32(p)
             p += 4
         if flags & COMPRESSION_MASK:
-            record.value = self._decompress(
-                (flags & COMPRESSION_MASK) >> COMPRESSION_SHIFT, bytes(record.value), get32(p)
-            )
+            raw_bytes = get32(p)
             p += 4
         if flags & HAS_HEADERS:
             wire_bytes = get32(p)
             if wire_bytes:
                 record._wire = PyBytes_FromStringAndSize(<const char *>(p + 4), wire_bytes)
+        if flags & COMPRESSION_MASK:  # last: it runs Python, which may load another buffer
+            record.value = self._decompress(
+                (flags & COMPRESSION_MASK) >> COMPRESSION_SHIFT, bytes(record.value), raw_bytes
+            )
         return record
 
 

@@ -33,6 +33,7 @@ ACQUIRED, OWNER_DIED, TIMED_OUT = 0, 1, -1
 _PLAIN_BYTES = fmt.FRAME_HEADER_BYTES + fmt.RECORD_HEADER_BYTES
 
 _MUTEX_PRIVATE, _MUTEX_SHARED, _MUTEX_ROBUST = 0, 1, 1
+_MUTEX_OWNER_MASK = 0x3FFFFFFF  # FUTEX_TID_MASK of <linux/futex.h>
 _MADV_POPULATE_WRITE = 23  # <linux/mman.h>; the mmap module names it only from 3.13 on
 _POLL_SECONDS_LEAST, _POLL_SECONDS_MOST = 0.000_05, 0.01
 
@@ -191,9 +192,16 @@ class SharedPage:
         anchor = self._anchor if held is None else held[0]
         if anchor is None or (held is not None and held[1] != threading.get_ident()):
             return False
-        if held is not None:
-            del self._held[mutex_offset]
-        code: int = _pthread.pthread_mutex_unlock(ctypes.addressof(anchor) + mutex_offset)
+        address = ctypes.addressof(anchor) + mutex_offset
+        if held is None:
+            # `lock` may have been interrupted just before it took over from a dead holder. Given
+            # back like that, the mutex would be lost for ever. The low bits name its owner.
+            owner = ctypes.c_uint32.from_address(address).value & _MUTEX_OWNER_MASK
+            if owner != threading.get_native_id():
+                return False
+            _pthread.pthread_mutex_consistent(address)
+        self._held.pop(mutex_offset, None)  # abandoned, if a signal handler forked just now
+        code: int = _pthread.pthread_mutex_unlock(address)
         return code == 0
 
     def holds_sync(self) -> bool:

@@ -82,12 +82,19 @@ class Chores:
     def _do_due(self) -> None:
         while self._seals:
             seal_segment(self._directory, *self._seals.pop(0))
-            try:
-                self.rolled()
-            except TreeringError:
-                pass  # a dead or closed log says so to those who call it; this is only retention
+            self._quietly(self.rolled)
+        if not self._stopped:
+            self._quietly(self._look_ahead)
+
+    def _quietly(self, chore: Callable[[], object]) -> None:
+        try:
+            chore()
+        except TreeringError:
+            return  # a dead or closed log says so to those who call it
+
+    def _look_ahead(self) -> None:
         offset = self._control.load(fmt.WORD_END_OFFSET)
-        if self._stopped or offset >= fmt.TAIL_CLOSED:
+        if offset >= fmt.TAIL_CLOSED:
             return
         self._prepare(offset)
         if self._spare_bytes and offset >= self._spare_at > 0:

@@ -240,7 +240,9 @@ class Engine:
                     try:
                         self._held.close()
                     finally:
-                        self._held.close()  # the rest, if an exception came in between
+                        # The rest, if an exception came in between; it may have cost one of them.
+                        self._held.close()
+                        self._locks.close()
                         # Last: a close that was interrupted is finished by the next one.
                         self._closed = True
 
@@ -318,11 +320,12 @@ def _look(facts: recovery.Survey, decided: recovery.Plan, epoch: int) -> Look:
     except TreeringError as error:
         damage = error
     cuts = [fact.base for fact in facts.segments if fact.header and fact.header.epoch > epoch]
-    if facts.manifest is not None and facts.manifest.epoch > epoch:
+    now = epoch if facts.manifest is None else facts.manifest.epoch
+    if facts.manifest is not None and now > epoch:
         cuts.append(facts.manifest.cut)
     first, end = decided.first_position, decided.end
     durable = max(decided.durable, first)
-    return Look(first, end, durable, decided.epoch, min([end, *cuts]), damage)
+    return Look(first, end, durable, now, min([end, *cuts]), damage)
 
 
 def directory_of(path: str, config: WalConfig) -> Directory:

@@ -72,7 +72,9 @@ class TreeringError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments need help to cross a process boundary (multiprocessing).
-        state = self.__dict__ | {"errno": self.errno} if isinstance(self, OSError) else self.__dict__
+        state = (
+            self.__dict__ | {"errno": self.errno} if isinstance(self, OSError) else self.__dict__
+        )
         return (_rebuild, (type(self), self.message, dict(state)))
 
 

@@ -97,14 +97,18 @@ class _Judge:
             if name.endswith(fmt.TEMPORARY_SUFFIX):
                 self.note(Label.TEMPORARY, self.picture.join(name))
         parts = self._sorted(manifest)
-        first = max(manifest.first_position, parts[0].content.base if parts else 0)
         end = self._chain(parts, manifest)
         self._check_end(parts, manifest, end)
         if self.picture.pins_problem:
             path = self.picture.join(fmt.PINS_NAME)
             self.note(Label.DAMAGED_PINS, path, detail=self.picture.pins_problem)
         return Verdict(
-            tuple(self.findings), manifest, tuple(self.parts), min(first, end), end, self.records
+            tuple(self.findings),
+            manifest,
+            tuple(self.parts),
+            min(manifest.first_position, end),
+            end,
+            self.records,
         )
 
     def note(

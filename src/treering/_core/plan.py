@@ -225,7 +225,9 @@ class _Planner:
 
     def _sealed_tail(self, fact: SegmentFacts, manifest: fmt.Manifest) -> None:
         assert fact.trailer is not None and fact.header is not None
-        self.end = min(fact.trailer.end, manifest.cut)
+        self.end = fact.trailer.end
+        if fact.header.epoch < manifest.epoch:  # else it was written after the cut
+            self.end = min(self.end, manifest.cut)
         self.durable = self.end
         self._newest(fact)
         self.note(Label.TAIL_SEALED, fact.path)
@@ -305,6 +307,8 @@ class _Planner:
         return any(fact.header and fact.header.epoch == manifest.epoch for fact in live)
 
     def _finish(self, old: fmt.Manifest, first: int, live: list[SegmentFacts]) -> Plan:
+        if self.problems:  # opening refuses: nothing will be cut, moved or written
+            self.cut, self.remove, self.aside, self.seal = None, [], [], []
         epoch = old.epoch + 1 if self.cut is not None else old.epoch
         last = None if self.last in self.aside else self.last
         if self.last in self.aside:
@@ -331,7 +335,7 @@ class _Planner:
             tuple(self.remove),
             tuple(self.aside),
             tuple(self.seal),
-            new if changed or self.facts.manifest_problems else None,
+            new if (changed or self.facts.manifest_problems) and not self.problems else None,
         )
 
     def _pending_cut(self, old: fmt.Manifest) -> int:

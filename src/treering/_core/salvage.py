@@ -129,9 +129,7 @@ def _batches(records: Iterator[tuple[Record, int]]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _records_of(
-    source: Directory, content: Content, run: Run, counts: _Counts
-) -> Iterator[Record]:
+def _records_of(source: Directory, content: Content, run: Run, counts: _Counts) -> Iterator[Record]:
     assert content.header is not None
     with PatientFile(source, fmt.segment_name(content.base)) as file:
         iterator = _iterator(file, content.header, run)

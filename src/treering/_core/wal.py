@@ -452,6 +452,7 @@ class Wal:
             # If this is interrupted, another call goes on with it, or the collector.
             self._ending.close()
             self._finalizer.detach()
+            self._ending = None
 
     def _unbind(self) -> None:
         vars(self).pop("put", None)

@@ -160,7 +160,8 @@ class Writer:
         end = self.control.load(fmt.WORD_DIRTY)
         if end == 0:
             return
-        if end == fmt.DIRTY_FILES:
+        offset = self.control.load(fmt.WORD_DIRTY_OFFSET)
+        if end == fmt.DIRTY_FILES or not offset < end <= offset + fmt.FRAME_BYTES_LIMIT:
             self.derive_from_files()
             return
         self._follow_tail()

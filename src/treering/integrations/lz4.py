@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lz4.block
 
-
 # A byte of a block stands for at most so many bytes of content.
 GROWTH_MAX = 255
 
