@@ -123,6 +123,13 @@ class Worker:
         """The next message of that name from this process."""
         return self._nursery.hear(self, what, seconds)
 
+    def heard_within(self, what: str, seconds: float) -> bool:
+        """Whether such a message comes in this time: for what must not come."""
+        until = time.monotonic() + seconds
+        while not self.heard(what) and time.monotonic() < until:
+            time.sleep(0.005)
+        return self.heard(what)
+
     def heard(self, what: str) -> bool:
         """Whether such a message is there already."""
         return self._nursery.heard(self, what)

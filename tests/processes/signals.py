@@ -8,23 +8,23 @@ import signal
 import time
 from random import Random
 
-from tests.processes import workers
 from tests.processes.records import Words, make, make_batch
 from tests.processes.steps import interrupt_at
+from tests.processes.talk import opened, say, wait_for_gun
 from treering import TreeringError
-from treering._core import format as fmt
+from treering.testing import FaultyFiles
 
 STORM_FROM = 1000
 
 
 def _stop() -> None:
-    workers.say("holding")
+    say("holding")
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def hold_append_lock(log, **options):
     """Stop in the middle of an append, the lock in hand; finish it when continued."""
-    wal = workers.opened(log, **options)
+    wal = opened(log, **options)
     writer = wal._engine.writer
     store = writer._segment.store
 
@@ -34,70 +34,83 @@ def hold_append_lock(log, **options):
         store(frame, offset)
 
     writer._segment.store = stop_half_way
-    wal.append_batch([make(0, 0)], compression="none")  # natively only this way in Python
-    wal.put(*make(0, 0), headers={"way": b"slow"})
+    wal.put(*make(0, 0), headers={"written": b"in Python by both twins"})
     wal.close()
 
 
 def hold_sync_lock(log, **options):
     """Stop in the middle of an fsync, as the leader of all who wait for it."""
-    wal = workers.opened(log, policy="os", **options)
-    wal._engine.commit._sync_file = lambda file: (_stop(), file.sync())
+    files = FaultyFiles()
+    wal = opened(log, policy="os", files=files, **options)
+    files.stall("sync", _stop)
     wal.put(*make(0, 0), durable=True)
-    wal._engine.commit._sync_file = lambda file: file.sync()
     wal.close()
 
 
-def append_patiently(log, **options):
-    """Append, whatever interrupts."""
-    wal = workers.opened(log, **options)
+def append_patiently(log, gun, durable=False, **options):
+    """Append once the gun has fired, whatever interrupts."""
+    wal = opened(log, **options)
+    wait_for_gun(gun)
     try:
-        workers.say("waiting")
-        wal.put(*make(1, 0))
-        workers.say("not interrupted")
+        say("waiting")
+        wal.put(*make(1, 0), durable=durable)
+        say("not interrupted")
     except KeyboardInterrupt:
-        workers.say("interrupted")
-    wal.put(*make(2, 0))
-    workers.say("appended")
+        say("interrupted")
+    wal.put(*make(2, 0), durable=durable)
+    say("appended")
     wal.close()
 
 
-def weather_a_storm(log, words, seed, until, **options):
-    """Append while Ctrl-C comes again and again; then one record more, which nobody interrupts
-    and nobody waits for."""
-    storm = 0
-    wal = workers.opened(log, **options)
+def weather_a_storm(log, words, seed, **options):
+    """Append while Ctrl-C comes again and again, until words[0]; then one record more, which nobody
+    interrupts and nobody waits for."""
+    wal = opened(log, **options)
     counters = Words(words)
     rng = Random(seed)
-    number = 0
-    workers.say("storm")
-    while counters[0] < until:
+    state = {"inside": False, "interrupted": 0}
+
+    def interrupt(number, frame):
+        if state["inside"]:
+            state["inside"] = False
+            state["interrupted"] += 1
+            raise KeyboardInterrupt
+
+    def call(action, *arguments, **how):
+        """Whether the call returned."""
         try:
-            number += 1
-            if rng.random() < 0.2:
-                wal.append_batch(make_batch(0, number, 3), durable=rng.random() < 0.2)
-            elif rng.random() < 0.1:
-                wal.sync()
-                continue
-            else:
-                length = rng.choice((8, 60, 3000))
-                wal.put(*make(0, number, length=length), durable=rng.random() < 0.1)
-            counters[STORM_FROM + number] = 1
+            state["inside"] = True
+            action(*arguments, **how)
+            state["inside"] = False
+            return True
         except KeyboardInterrupt:
-            storm += 1
-    counters[1] = number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return False
+
+    signal.signal(signal.SIGINT, interrupt)
+    say("storm")
+    number = 0
+    while not counters[0]:
+        number += 1
+        durable = rng.random() < 0.1
+        if rng.random() < 0.2:
+            batch = make_batch(0, number, 3)
+            counters[STORM_FROM + number] = call(wal.append_batch, batch, durable=durable)
+        elif rng.random() < 0.1:
+            call(wal.sync)
+        else:
+            record = make(0, number, length=rng.choice((8, 60, 3000)))
+            counters[STORM_FROM + number] = call(wal.put, *record, durable=durable)
     position = wal.put(*make(0, number + 1))
-    durable = _comes_true(lambda: wal.durable_position > position) if wal_is_batch(options) else 0
-    workers.say("over", interrupted=storm, numbers=number, durable=durable)
+    durable = not is_batch(options) or comes_true(lambda: wal.durable_position > position)
+    say("over", interrupted=state["interrupted"], numbers=number, durable=durable)
     wal.close()
 
 
-def wal_is_batch(options) -> bool:
+def is_batch(options) -> bool:
     return options.get("policy", "batch").startswith("batch")
 
 
-def _comes_true(condition, seconds=10.0) -> bool:
+def comes_true(condition, seconds=10.0) -> bool:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -109,9 +122,9 @@ def _comes_true(condition, seconds=10.0) -> bool:
 def interrupt_the_deadline(log):
     """Interrupt an append at every step of setting the deadline off; the next append has one."""
     step, interrupted = 1, True
-    wal = workers.opened(log, policy="batch:1")
+    wal = opened(log, policy="batch:1")
     while interrupted:
-        _comes_true(lambda: wal.durable_position == wal.current_position())
+        comes_true(lambda: wal.durable_position == wal.current_position())
         try:
             with interrupt_at(step, {"arm", "_start", "start", "wake"}) as left:
                 wal.put(*make(0, step))
@@ -119,11 +132,7 @@ def interrupt_the_deadline(log):
             pass
         interrupted = not left
         position = wal.put(*make(1, step))
-        assert _comes_true(lambda at=position: wal.durable_position > at), f"step {step}"
+        assert comes_true(lambda at=position: wal.durable_position > at), f"step {step}"
         step += 1
     wal.close()
     return step
-
-
-def tail_base(wal) -> int:
-    return wal._engine.control.load(fmt.WORD_TAIL_BASE)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from tests.processes.nursery import is_pure
 from tests.processes.records import Witness
+from tests.processes.talk import fire
 from treering import Wal
 
 WRITERS = 4
@@ -16,7 +15,6 @@ def test_two_followers_see_every_record_of_four_writers_in_one_order(tmp_path, w
     """D9, D11: 4 processes x 50,000 appends under BATCH; each follower sees exactly all of them,
     and both see the same order."""
     log, gun = str(tmp_path / "log"), str(tmp_path / "gun")
-    os.mkfifo(gun)
     total = WRITERS * RECORDS
     followers = [
         nursery.start("follow", log=log, words=words.path, slot=100 + 2 * n, until=total)
@@ -30,10 +28,8 @@ def test_two_followers_see_every_record_of_four_writers_in_one_order(tmp_path, w
     ]
     for writer in writers:
         writer.hear("open")
-    with open(gun, "wb") as file:
-        file.write(b"!" * WRITERS)
-        file.flush()
-        times = [writer.hear("wrote") for writer in writers]
+    fire(gun)
+    times = [writer.hear("wrote") for writer in writers]
     ends = [follower.hear("end") for follower in followers]
     for worker in writers + followers:
         worker.finish()

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from tests.processes.records import Witness
+from tests.processes.talk import fire
 from treering import Wal
-
-
-def fire(gun: str) -> None:
-    """Let the worker go on that waits for this gun."""
-    with open(gun, "wb") as file:
-        file.write(b"!")
 
 
 def test_a_footer_that_comes_late_spares_the_segment_that_took_the_name(tmp_path, nursery):
     """D9, D11: a process that was stopped before it wrote a full segment's footer must not write
     it into the segment that another process began under the same name since."""
     log, guns = str(tmp_path / "log"), [str(tmp_path / "gun-0"), str(tmp_path / "gun-1")]
-    for gun in guns:
-        os.mkfifo(gun)
     late = nursery.start("seal_late", log=log, gun=guns[0])
     count = late.hear("rolled")["end"] * 2
     quick = nursery.start("begin_again", log=log, count=count, gun=guns[1])

@@ -139,7 +139,7 @@ def combinations():
                 yield survey([only], said, problems, ("spare.tmp",))
     rng = random.Random(1)
     kinds = {base: list(segment_kinds(base)) for base in (0, 10, 20)}
-    for _ in range(12_000):
+    for _ in range(6_000):
         said, problems = rng.choice(known)
         bases = rng.choice([(0, 10), (0, 20), (10, 20), (0, 10, 20)])
         yield survey([rng.choice(kinds[base]) for base in bases], said, problems)
@@ -147,7 +147,7 @@ def combinations():
     whole = [segment(0, end=10, kind="sealed"), segment(10, end=20, kind="sealed")]
     for number, base in enumerate((0, 10)):
         for odd in kinds[base]:
-            for last in kinds[20]:
+            for last in kinds[20][::3]:
                 for said in (manifest(tail_base=20), manifest(tail_base=20, clean=25)):
                     parts = [*whole, last]
                     parts[number] = odd
@@ -155,6 +155,7 @@ def combinations():
 
 
 CASES = [facts for facts in combinations() if possible(facts)]
+PLANS = [(facts, plan(facts)) for facts in CASES]
 
 
 def refusal(decided):
@@ -171,28 +172,28 @@ def labels(decided):
 
 
 def test_the_space_is_as_large_as_it_says_and_meets_every_label():
-    assert len(CASES) > 20_000
-    seen = set().union(*(labels(decided) for facts in CASES if (decided := plan(facts))))
+    assert len(CASES) > 10_000
+    seen = set().union(*(labels(decided) for _, decided in plans()))
     only_verify = {Label.UNREADABLE, Label.DAMAGED_FOOTER, Label.DAMAGED_PINS}
     assert seen == set(Label) - only_verify
 
 
 def test_a_plan_depends_on_nothing_but_the_facts():
-    for facts in CASES[::7]:
+    for facts, decided in PLANS[::7]:
         before = dataclasses.asdict(facts)
-        assert plan(facts) == plan(facts)
+        assert plan(facts) == decided
         assert dataclasses.asdict(facts) == before
 
 
 def test_only_an_empty_directory_holds_no_log():
-    for facts in CASES:
+    for facts, decided in PLANS:
         nothing = not facts.segments and facts.manifest is None
-        assert (plan(facts) is None) == (nothing and facts.manifest_problems in ((), ("missing",)))
+        assert (decided is None) == (nothing and facts.manifest_problems in ((), ("missing",)))
 
 
-def plans(cases=CASES):
+def plans():
     """(facts, decided) of every log."""
-    return ((facts, decided) for facts in cases if (decided := plan(facts)) is not None)
+    return ((facts, decided) for facts, decided in PLANS if decided is not None)
 
 
 def healthy():
