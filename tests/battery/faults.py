@@ -142,7 +142,6 @@ class Program:
 
     def _append(self, values: list[bytes]) -> None:
         wal, ledger = self._live(), self.ledger
-        ledger.resolve(wal.current_position())
         items = [(b"%d" % (ledger.end + index), value) for index, value in enumerate(values)]
         ledger.appending([(key, value, False, 0, {}, None) for key, value in items])
         always = self.options["fsync_policy"] == FsyncPolicy.ALWAYS
@@ -163,8 +162,7 @@ class Program:
         ledger = self.ledger
         before, now = ledger.end - count, wal.current_position()
         if now == before or now in ledger.ends:
-            ledger.undo(count)
-            ledger.resolve(now)
+            ledger.undo(count)  # a failed cut may be seen already; it is durable once it succeeds
             return
         ledger.appended([None] * count, durable=False)
         assert now == ledger.end, f"G5: {now - before} of {count} records appended"
@@ -182,7 +180,7 @@ class Program:
         self.ledger.pruned(self._live().truncate_before(target))
 
     def _cut(self) -> None:
-        end = self.ledger.end - 2
+        end = min(self.ledger.ends, default=self.ledger.end - 2)
         self.ledger.cutting(end)
         self._live().truncate_after(end)
         self.ledger.cut(end)
@@ -284,8 +282,7 @@ def _step(program: Program, step: str, trouble: Trouble | None, row: Row, images
         row.counts["dead"] += 1
         _stays_dead(program)
         _reopen(program, in_place=trouble.nth % 2 == 0)
-    program.ledger.resolve(program._live().current_position())
-    if step != "cut" or program.ledger.cut_pending():
+    if step != "cut" or program.ledger.ends:
         _again(program, step)
     program.shows()
     program.images(images, f"after {step} was done again", row)
@@ -327,7 +324,9 @@ def _reopen(program: Program, *, in_place: bool) -> None:
     first, end = wal.first_position, wal.current_position()
     problem = written.problem(first, end, wal.read_from(first))
     assert problem is None, f"reopened: {problem}"
-    if end not in written.ends:
+    if end in written.ends:
+        program.ledger.cut(end)
+    else:
         assert end >= program.ledger.written, f"D1: reopened at {end}"
         program.ledger.adopt(first, end)
     if not in_place:
@@ -348,8 +347,13 @@ def once(name: str, seed: str, trouble: Trouble, row: Row, case: str, images: in
         row.violate(case, f"{type(error).__name__}: {error}")
 
 
-def fail_calls(name: str, seed: int, budget: Budget, images: int = 3, share: int = 1) -> Row:
-    """Every call of the program fails in every way; with `share`, one in so many cases is tried."""
+def fail_calls(
+    name: str, seed: int, budget: Budget, images: int = 3, share: int = 1, only: str = ""
+) -> Row:
+    """Every call of the program fails in every way; with `share`, one in so many cases is tried.
+
+    `only`: calls of this name.
+    """
     row = Row("failing calls", name)
     started = time.perf_counter()
     names = run(name, f"{seed}", None, None, 1)
@@ -358,7 +362,7 @@ def fail_calls(name: str, seed: int, budget: Budget, images: int = 3, share: int
         if not budget.left(row):
             row.notes.append("not all calls: the budget was used up")
             break
-        if share > 1 and rng.randrange(share):
+        if not trouble.name.startswith(only) or (share > 1 and rng.randrange(share)):
             continue
         once(name, f"{seed}", trouble, row, f"fail:{name}:{seed}:{trouble}", images)
     row.seconds = time.perf_counter() - started

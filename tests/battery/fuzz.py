@@ -21,6 +21,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import zlib
@@ -281,6 +282,13 @@ def replay(case: str) -> int:
     return 0
 
 
+def guided(target: str, options: list[str]) -> int:
+    """In a process of its own: atheris has to be there before treering is imported."""
+    with tempfile.TemporaryDirectory() as seeds:
+        command = [sys.executable, "-m", "tests.battery.guided", target, *options, seeds]
+        return subprocess.run(command, check=False).returncode
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.battery.fuzz", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -300,9 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.replay:
         return replay(options.replay)
     if options.atheris:
-        from tests.battery import guided
-
-        return guided.run(options.atheris, rest)
+        return guided(options.atheris, rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     rows = campaign(options.cases, options.seconds, options.seed)

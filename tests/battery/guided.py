@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing with atheris (extra `fuzz`): bytes chosen by what they reach.
 
-    python -m tests.battery.fuzz --atheris decode [folder of inputs] [libFuzzer's options]
+    python -m tests.battery.fuzz --atheris decode [folder for inputs] [libFuzzer's options]
 
 Runs the readable twin, whose branches atheris can see; the other fuzzing compares the two.
 Checksums are repaired before each run, for no fuzzer guesses them.
@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
-
-os.environ["TREERING_PURE"] = "1"
 
 import atheris
 
+os.environ["TREERING_PURE"] = "1"
 with atheris.instrument_imports(include=["treering"]):
-    from treering._core import _codec_py, format, segment, survey, verify  # noqa: F401
-
-from tests.battery import hostile
-from tests.codec import _frames
-from tests.codec._reading import everything
-from tests.codec._twins import pure
+    from tests.battery import hostile
+    from tests.codec import _frames
+    from tests.codec._reading import everything
+    from tests.codec._twins import pure
 
 _TWIN = pure()
+_FRAMES = _frames.sample(_TWIN)
 _SPECIMENS = hostile.specimens()
 
 
 def decode(data: bytes) -> None:
-    """The bytes as one frame of the segment, behind a good one."""
-    frame = _frames.sample(_TWIN)[0]
-    head = frame[:4] + bytes(4) + data
-    everything(_TWIN, frame + _frames.resealed(head))
+    """The bytes as one frame of a segment, behind a good one."""
+    frame = _FRAMES[1][:4] + bytes(4) + data
+    everything(_TWIN, _FRAMES[0] + _frames.resealed(frame) + _FRAMES[2])
 
 
 def recovery(data: bytes) -> None:
@@ -55,8 +53,23 @@ def recovery(data: bytes) -> None:
 TARGETS: dict[str, Any] = {"decode": decode, "recovery": recovery}
 
 
-def run(target: str, options: list[str]) -> int:
-    """Fuzz until something is found or libFuzzer's options say that it is enough."""
+def seeds(target: str) -> list[bytes]:
+    """Inputs to begin with."""
+    if target == "decode":
+        return [frame[8:] for frame in _FRAMES]
+    return [bytes([number]) * 40 for number in range(0, 256, 16)]
+
+
+def main(target: str, options: list[str]) -> None:
+    """Fuzz until something is found or libFuzzer's options say that it is enough.
+
+    The last option is an empty folder for inputs to begin with.
+    """
+    for number, data in enumerate(seeds(target)):
+        Path(options[-1], str(number)).write_bytes(data)
     atheris.Setup([sys.argv[0], *options], TARGETS[target])
     atheris.Fuzz()
-    return 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -57,6 +57,10 @@ def _failing(job: Job, seed: int, budget: Budget) -> Row:
     return faults.fail_calls(job.name, seed, budget, share=job.cases)
 
 
+def _failing_syncs(job: Job, seed: int, budget: Budget) -> Row:
+    return faults.fail_calls(job.name, seed, budget, images=8, share=job.cases, only="sync")
+
+
 def _full(job: Job, seed: int, budget: Budget) -> Row:
     return hardware.full_disks(job.name, seed, budget)
 
@@ -138,6 +142,7 @@ RUNNERS: dict[str, Callable[[Job, int, Budget], Row]] = {
     "power cut": _power_cut,
     "compound": _compound,
     "failing calls": _failing,
+    "failing syncs": _failing_syncs,
     "full disk": _full,
     "unreadable sectors": _unreadable,
     "windows": _windows,
@@ -166,9 +171,10 @@ def plan(quick: bool) -> list[Job]:
     jobs = []
     for name in WORKLOADS:
         jobs += _split("power cut", name, 10_000 // few, 1 if quick else 4)
-    for name in ("memory", "written", "untrusted"):
+    for name in lifetimes.KINDS:
         jobs += _split("compound", name, 5_000 // few, 1 if quick else 2)
     jobs += [Job("failing calls", name, 25 if quick else 1) for name in faults.PROGRAMS]
+    jobs += [Job("failing syncs", name, 8 if quick else 1) for name in faults.PROGRAMS]
     jobs += [Job("full disk", name, 2_000 // few) for name in ("memory", "untrusted")]
     jobs += [Job("windows", name, 5_000 // few) for name in ("1 ms", "5 ms", "50 ms")]
     jobs += [Job("unreadable sectors", name, 4 if quick else 1) for name in ("closed", "in use")]

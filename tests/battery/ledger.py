@@ -178,15 +178,6 @@ class Ledger:
         with self._lock:
             self.ends = frozenset({end} if end < len(self.entries) else ())
 
-    def cut_pending(self) -> bool:
-        """Whether a cut failed, and may have happened or may yet."""
-        return bool(self.ends)
-
-    def resolve(self, end: int) -> None:
-        """The log ends here: if that is where a failed cut was to be, it has happened."""
-        if end in self.ends:
-            self.cut(end)
-
     def landed(self, position: int, count: int) -> None:
         """The batch in flight got this position: a failed cut may have come to its end before."""
         if position in self.ends:

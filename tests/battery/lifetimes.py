@@ -23,6 +23,9 @@ from .workloads import Driver
 
 ROUNDS = 50
 
+# Logs of different kinds; "manifest" dies only while the manifest is being replaced.
+KINDS = ("memory", "written", "untrusted", "manifest")
+
 # Examined beside the image that the next life starts on.
 SIDE_IMAGES = 2
 
@@ -43,9 +46,11 @@ class Remains:
 class Reaper:
     """Ends a life at its nth operation; remembers what is left."""
 
-    def __init__(self, files: PowerCutFiles, ledger: Ledger, rng: random.Random, after: int):
+    def __init__(
+        self, files: PowerCutFiles, ledger: Ledger, rng: random.Random, after: int, where: str = ""
+    ) -> None:
         self.files, self.ledger, self.rng = files, ledger, rng
-        self.after = after
+        self.after, self.where = after, where
         self.remains: Remains | None = None
         self.side: list[tuple[PowerCutFiles, Expected]] = []
         self.driver: Driver | None = None
@@ -53,7 +58,7 @@ class Reaper:
         files.during_sync = lambda path: self._operation("during sync", path)
 
     def _operation(self, name: str, path: str) -> None:
-        if name in QUIET or self.remains is not None:
+        if name in QUIET or self.remains is not None or not path.endswith(self.where):
             return
         self.after -= 1
         if self.after < 0:
@@ -70,7 +75,7 @@ class Reaper:
         durable = self.driver.durable() if self.driver is not None else 0
         by_power = rng.random() < 0.6 if by_power is None else by_power
         expected = self.ledger.expected(durable)
-        lost, torn = rng.choice(LOST), rng.random() < 0.3
+        lost, torn = rng.choice(LOST), rng.random() < (0.8 if self.where else 0.3)
         seed = rng.randrange(1 << 30)
         images = list(self.files.images(SIDE_IMAGES + 2, seed, lost=lost, torn_sectors=torn))
         self.side = [(image.crash(), expected) for image in images[:SIDE_IMAGES]]
@@ -138,7 +143,9 @@ def once(name: str, seed: str, row: Row, rounds: int = ROUNDS) -> None:
         if problem:
             row.violate(case, problem)
             return
-        reaper = Reaper(files, ledger, rng, rng.choice((3, 10, 25, 60)) * rng.randint(0, 9) // 9)
+        where, most = ("/manifest", (2, 8)) if name == "manifest" else ("", (3, 10, 25, 60))
+        after = rng.choice(most) * rng.randint(0, 9) // 9
+        reaper = Reaper(files, ledger, rng, after, where)
         with repeatable(rng):
             problem = _one_life(name, reaper, expected)
         if problem:
@@ -181,7 +188,7 @@ def _one_life(name: str, reaper: Reaper, expected: Expected) -> str | None:
         "segment_bytes_max": rng.choice((1024, 2048, 8192)),
         "frame_align_bytes": rng.choice((8, 8, 512)),
         "fsync_policy": rng.choice((FsyncPolicy.OS, FsyncPolicy.OS, FsyncPolicy.ALWAYS)),
-        "map_tail": {"memory": None, "written": False, "untrusted": None}[name],
+        "map_tail": False if name == "written" else None,
     }
     driver = Driver(reaper.files, ledger, rng, options, reaper)  # type: ignore[arg-type]
     reaper.driver = driver

@@ -7,6 +7,7 @@ each call. All chance comes from the driver's `rng`.
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treering import FsyncPolicy, Record, Wal
+from treering._core import format as fmt
 from treering.testing import FakeClock, PowerCutFiles
 
 from .harness import LOG, abandon, do_chores
@@ -174,9 +176,13 @@ class Driver:
         self.look("truncate_before")
 
     def somewhere(self) -> int:
-        """A position to truncate at: mostly near the end, sometimes an end."""
+        """A position to truncate at: mostly near the end, sometimes an end or a border."""
         first, end = self.ledger.first, self.ledger.end
-        return self.rng.choice((first, end, max(first, end - 1), self.rng.randint(first, end)))
+        anywhere = self.rng.randint(first, end)
+        names = (os.path.basename(path) for path in self.files.contents())
+        bases = [base for base in map(fmt.segment_base, names) if base is not None]
+        border = self.rng.choice([base for base in bases if first <= base <= end] or [anywhere])
+        return self.rng.choice((first, end, max(first, end - 1), anywhere, border))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,7 @@ def interrupt_the_deadline(log):
     while interrupted:
         comes_true(lambda: wal.durable_position == wal.current_position())
         try:
-            with interrupt_at(step, {"arm", "_start", "start", "wake"}) as left:
+            with interrupt_at(step, {"_plain", "append", "arm", "_start", "start", "wake"}) as left:
                 wal.put(*make(0, step))
         except (KeyboardInterrupt, TreeringError):
             pass

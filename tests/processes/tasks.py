@@ -10,7 +10,7 @@ from random import Random
 
 from tests.processes.records import Witness, Words, hammer, make
 from tests.processes.talk import opened, say, wait_for_gun
-from treering import TreeringError, Wal
+from treering import FsyncPolicy, TreeringError, Wal
 from treering._core import format as fmt
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -122,3 +122,57 @@ def refusal(log, **options):
     except TreeringError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+# --- Opening --------------------------------------------------------------------------------------
+
+
+def stay(log, gun, appends, **options):
+    """Have the log open until the gun fires."""
+    wal = opened(log, **options)
+    for sequence in range(appends):
+        wal.put(*make(0, sequence))
+    say("staying")
+    wait_for_gun(gun)
+    wal.close()
+
+
+def open_at_once(log, words, writer, gun, **options):
+    """Open the log the moment the gun fires, and append a little."""
+    counters = Words(words)
+    say("ready")
+    wait_for_gun(gun)
+    wal = Wal.open(log, **options)
+    say("opened", log_id=wal.log_id.hex(), state=wal.recovery.state)
+    hammer(wal, counters, writer, Random(writer), count=20)
+    wal.close()
+
+
+def write_and_truncate(log, words, **options):
+    """Append, roll and truncate at both ends until words[0] is set."""
+    wal = opened(log, policy="os", **options)
+    counters = Words(words)
+    rng = Random(1)
+    while not counters[0]:
+        for _ in range(rng.randrange(60)):
+            wal.put(b"k", bytes(rng.choice((20, 200, 2000))))
+        first, end = wal.first_position, wal.current_position()
+        if rng.random() < 0.3:
+            wal.truncate_before(rng.randint(first, end))
+        elif rng.random() < 0.2:
+            wal.truncate_after(rng.randint(first, end))
+        elif rng.random() < 0.2:
+            wal.sync()
+    wal.close()
+
+
+def come_and_go(log, words, writer, rounds):
+    """Open, append, close, again and again."""
+    counters = Words(words)
+    rng = Random(writer)
+    for number in range(rounds):
+        policy = rng.choice(("os", "batch:1", "always"))
+        wal = Wal.open(log, fsync_policy=FsyncPolicy.parse(policy), segment_bytes_max=16 << 10)
+        assert wal.recovery.damage == ()
+        hammer(wal, counters, writer, rng, start=counters[2 * writer + 1], count=number % 7)
+        wal.close()

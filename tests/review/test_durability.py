@@ -1,12 +1,13 @@
 """What is called durable is durable, what is called dead is dead, and nothing else (D2, D3, D6)."""
 
+import asyncio
 import errno
 import threading
 
 import pytest
 
 from tests._logs import contents, fill, told
-from treering import FailedError, FsyncPolicy, Wal
+from treering import FailedError, FsyncPolicy, Wal, aio
 from treering._core import format as fmt
 from treering._core import recovery
 from treering._core import segment as segments
@@ -277,3 +278,43 @@ def test_an_interrupt_right_after_the_sync_lock_was_taken_gives_it_back():
     wal.put(b"key-2", b"value-2")
     assert wal.durable_position == 3
     assert contents(wal) == told(0, 3)
+
+
+def test_whoever_waits_for_more_of_a_dead_log_is_told():
+    """D6: also a handle that only reads; after the log was opened anew its page is a thing of the
+    past, and nothing would ever come."""
+    files = FaultyFiles(MemoryFiles())
+    follower = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS)
+    dying = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS)
+    fill(dying, 3)
+    reader = follower.read_from(0, follow=True)
+    assert [next(reader).position for _ in range(3)] == [0, 1, 2]
+    files.fail("sync", path=".seg")
+    for call in (dying.sync, dying.sync, follower.sync, lambda: next(reader)):
+        with pytest.raises(FailedError):
+            call()
+    alive = Wal.open("/log", files=files)
+    fill(alive, 1)
+    with pytest.raises(FailedError):
+        next(follower.read_from(3, follow=True))
+    with pytest.raises(FailedError):
+        next(follower.read_from(3, follow=True, durable_only=True))
+
+
+def test_a_task_that_follows_a_dead_log_is_told():
+    """D6: as a thread is; it neither waits for ever nor spins."""
+    files = FaultyFiles(MemoryFiles())
+    dying = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS)
+
+    async def follow():
+        async with await aio.Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS) as wal:
+            fill(dying, 3)
+            reader = wal.read_from(0, follow=True)
+            assert [(await anext(reader)).position for _ in range(3)] == [0, 1, 2]
+            files.fail("sync", path=".seg")
+            with pytest.raises(FailedError):
+                dying.sync()
+            with pytest.raises(FailedError):
+                await asyncio.wait_for(anext(reader), 10)
+
+    asyncio.run(follow())

@@ -12,9 +12,9 @@ import sys
 import pytest
 
 from tests._logs import contents, fill, told
-from treering import StorageError, TreeringError, UsageError, Wal
+from treering import FsyncPolicy, StorageError, TreeringError, UsageError, Wal
 
-OPTIONS = {"segment_bytes_max": 4096}
+OPTIONS = {"segment_bytes_max": 4096, "fsync_policy": FsyncPolicy.OS}
 ROOT = os.geteuid() == 0
 SEGMENT = "00000000000000000000.seg"
 
@@ -38,15 +38,15 @@ def umask(mask):
         os.umask(before)
 
 
-@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o277, 0o777])
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
 def test_only_the_owner_may_read_and_write_whatever_the_umask(tmp_path, mask):
     path = tmp_path / "parent" / "log"
     with umask(mask), Wal.open(path, **OPTIONS) as wal:
-        fill(wal, 300)
-        wal.pin("consumer", 200)
-        wal.truncate_before(150)
-        wal.truncate_after(250)
-        fill(wal, 100)
+        fill(wal, 150)
+        wal.pin("consumer", 100)
+        wal.truncate_before(75)
+        wal.truncate_after(125)
+        fill(wal, 50)
         modes = {entry.name: stat.S_IMODE(entry.lstat().st_mode) for entry in path.iterdir()}
     assert set(modes.values()) == {0o600}, modes
     assert len(modes) >= 6
@@ -55,7 +55,7 @@ def test_only_the_owner_may_read_and_write_whatever_the_umask(tmp_path, mask):
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with umask(mask), Wal.open(path, **OPTIONS) as wal:
-        assert wal.current_position() == 350
+        assert wal.current_position() == 175
 
 
 def test_a_directory_that_is_there_keeps_its_mode(path):

@@ -232,7 +232,7 @@ def test_a_failed_sync_ends_the_log_for_every_handle(shared):
     fill(wal, 5)
     wal.sync()
     wal.put(b"k", b"v")
-    fault = faulty.fail("sync", number=errno.EIO)
+    fault = faulty.fail("sync", path=".seg", number=errno.EIO)
     for handle in (wal, other):
         for call in (
             handle.sync,

@@ -48,10 +48,10 @@ def test_a_time_finds_the_first_record_of_that_time_or_later(log, reopened):
         assert first_from(wal, times[number] - 0.5) == number
 
 
-def test_every_record_is_found_by_its_own_timestamp(log):
+def test_every_record_is_found_by_its_own_timestamp(few):
     """A timestamp in seconds is rounded; the record is found all the same."""
     clock = FakeClock(START * 10**9, step=1_000_003)
-    wal = log.open(clock=clock)
+    wal = few.open(clock=clock)
     fill(wal, 300)
     for record in wal:
         assert first_from(wal, record.timestamp) == record.position

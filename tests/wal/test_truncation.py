@@ -219,8 +219,8 @@ def test_another_handle_appends_after_a_cut(shared, cut):
         cutter.check()
 
 
-def test_cuts_may_follow_one_another(log):
-    wal = log.open()
+def test_cuts_may_follow_one_another(few):
+    wal = few.open()
     fill(wal, 150)
     for cut in (149, 100, 99, 62, 62, 31, 5):
         wal.truncate_after(cut)
@@ -228,13 +228,13 @@ def test_cuts_may_follow_one_another(log):
         assert contents(wal) == told(0, cut)
         fill(wal, 2)
         assert contents(wal) == told(0, cut + 2)
-    log.kill()
-    assert contents(log.open()) == told(0, 7)
+    few.kill()
+    assert contents(few.open()) == told(0, 7)
 
 
-def test_both_ends_may_be_truncated_in_turn(log):
+def test_both_ends_may_be_truncated_in_turn(few):
     rng = random.Random(1)
-    wal = log.open()
+    wal = few.open()
     first, end = 0, 0
     for turn in range(60):
         fill(wal, rng.randrange(60))
@@ -246,10 +246,10 @@ def test_both_ends_may_be_truncated_in_turn(log):
         assert contents(wal) == told(first, end)
         if turn % 10 == 5:
             wal.close()
-            wal = log.open()
+            wal = few.open()
         elif turn % 10 == 9:
-            log.kill()
-            wal = log.open()
+            few.kill()
+            wal = few.open()
         wal.check()
         assert contents(wal) == told(first, end)
 

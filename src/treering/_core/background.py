@@ -37,7 +37,8 @@ class Background:
         self._call = call
         self._started = False
         self._begun = _thread.allocate_lock()
-        self._running = _thread.allocate_lock()
+        self._over = _thread.allocate_lock()
+        self._over.acquire()
         self._ident: int | None = None
 
     def start(self) -> bool:
@@ -54,11 +55,13 @@ class Background:
     def _run(self) -> None:
         if self._begun.acquire(blocking=False):
             self._ident = _thread.get_ident()
-            with self._running:
+            try:
                 self._call()
+            finally:
+                self._over.release()
 
     def join(self) -> None:
-        """Wait for the end of the call, if it has begun; it must have been told to end."""
-        if self._begun.locked() and self._ident != _thread.get_ident():
-            with self._running:
+        """Wait for the end of the call, if it was started; it must have been told to end."""
+        if self._started and self._ident != _thread.get_ident():
+            with self._over:
                 return

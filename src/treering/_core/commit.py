@@ -12,7 +12,6 @@ for bytes that are gone. The log is then dead for everybody until it is opened a
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from . import format as fmt
 from .background import Background, Signal
 from .control import Control, SyncLock
-from .errors import FailedError, StorageError, TreeringError, WaitTimeoutError
+from .errors import FailedError, StorageError, TreeringError, WaitTimeoutError, failed_error
 from .files import WRITE, Directory, File, no_such_file
 from .options import FsyncPolicy
 
@@ -223,16 +222,6 @@ class Deadline:
 
 def _nothing() -> None:
     """Stands in until the append path is there to be told."""
-
-
-def failed_error(number: int, path: str) -> FailedError:
-    """The error that every call on a dead log raises."""
-    return FailedError(
-        f"a write or an fsync failed ({os.strerror(number)}); the log takes no more appends",
-        number=number,
-        path=path,
-        hint="What was reported durable is safe. Check the device, then open the log again",
-    )
 
 
 def _storage_cause(error: BaseException | None, outer: BaseException | None) -> OSError | None:

@@ -29,6 +29,7 @@ says what to do next; the cause is chained in the usual way (`__cause__`).
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 
@@ -209,4 +210,14 @@ def storage_error(error: OSError, doing: str, path: str) -> StorageError:
         number=error.errno,
         path=path,
         hint=hints.get(error.errno or 0),
+    )
+
+
+def failed_error(number: int, path: str) -> FailedError:
+    """The error that every call on a dead log raises."""
+    return FailedError(
+        f"a write or an fsync failed ({os.strerror(number)}); the log takes no more appends",
+        number=number,
+        path=path,
+        hint="What was reported durable is safe. Check the device, then open the log again",
     )

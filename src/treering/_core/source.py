@@ -14,7 +14,7 @@ from typing import Protocol
 from . import format as fmt
 from . import segment as segments
 from .control import Control
-from .errors import DamageError, PrunedError, TreeringError
+from .errors import DamageError, PrunedError, TreeringError, failed_error
 from .files import Directory
 from .survey import newer_error
 from .view import View
@@ -179,6 +179,8 @@ class LiveSource:
     def wait(self, seen: int, durable_only: bool, timeout: float) -> None:
         """See Source."""
         page = self._control.page
+        if number := self._control.load(fmt.WORD_FAILED):
+            raise failed_error(number, self._directory.path)  # there is nothing to wait for
         if durable_only:
             syncs = self._control.load(fmt.WORD_SYNCS)
             if self.end(True) <= seen:

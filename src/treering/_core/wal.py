@@ -226,6 +226,7 @@ class Wal:
         the fsync fails, now and on every later call until the log is opened again.
         """
         engine = self._live()
+        engine.commit.check()
         end = engine.control.load(fmt.WORD_END)
         if end:
             engine.commit.wait(end - 1)

@@ -20,13 +20,14 @@ from . import recovery
 from . import segment as segments
 from .chores import SPARE, Chores, take_spare
 from .codec import Record, Tail, encode_frame, frame_bytes
-from .commit import Commit, failed_error
+from .commit import Commit
 from .control import AppendLock, Control
 from .errors import (
     DamageError,
     DiskFullError,
     StorageError,
     TreeringError,
+    failed_error,
 )
 from .files import Directory
 from .intake import Intake

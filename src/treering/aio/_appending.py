@@ -37,7 +37,7 @@ class Appending:
     def _start(self) -> None:
         """The threads' side; the threads themselves start when there is something to do."""
         self._closing = threading.Lock()
-        self._worker = Worker("treering-aio-append")
+        self._worker = Worker()
         self._growths: dict[bool, Growth] = {}
         # Known to the finalizer, so in the order of stopping, and without a way back to the handle.
         self._parts: list[Worker | Committer | Growth] = [self._worker]

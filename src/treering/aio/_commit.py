@@ -13,6 +13,7 @@ import threading
 from collections import deque
 
 from .._core import format as fmt
+from .._core.background import Background, Signal
 from .._core.commit import Commit
 from .._core.control import Control
 from .._core.errors import TreeringError
@@ -32,9 +33,9 @@ class Committer:
         self._control = control
         self._waiting: dict[asyncio.AbstractEventLoop, Waiters] = {}
         self._lock = threading.Lock()  # around starting, stopping and joining of loops
-        self._asked = threading.Event()
+        self._asked = Signal()
         self._idle = True
-        self._thread: threading.Thread | None = None
+        self._thread = Background(self._run)
         self._stopped = False
         self._over = False
 
@@ -68,11 +69,7 @@ class Committer:
             if self._over:
                 self._settle(self._groups(), closed_error())
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="treering-aio-commit", daemon=True
-                )
-                self._thread.start()
+            self._thread.start()
             try:
                 self._idle = False
             finally:
@@ -90,7 +87,6 @@ class Committer:
             if self._stopped:
                 return
             self._asked.wait()
-            self._asked.clear()
 
     def _groups(self) -> list[tuple[asyncio.AbstractEventLoop, Waiters, int]]:
         """Who waits now. Their records are in the log already, so the next sync is for them."""
@@ -119,9 +115,7 @@ class Committer:
     def stop(self) -> None:
         """Serve those who wait, then end; whoever comes later gets ClosedError. Idempotent."""
         self.release()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._thread.join()
         with self._lock:
             self._over = self._idle = True
             self._settle(self._groups(), closed_error())
@@ -130,7 +124,6 @@ class Committer:
         """As `stop`, without waiting for the thread."""
         with self._lock:
             self._stopped = True
-            self._over = self._thread is None
         self._asked.set()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
+from .._core.background import Background, Signal
 from .._core.codec import Record
 from .._core.reader import Reader as PlainReader
 from .._core.source import Source
@@ -197,8 +198,8 @@ class Growth:
         self._durable_only = durable_only
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
-        self._asked = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._asked = Signal()
+        self._thread: Background | None = None
         self._stopped = False
 
     def wait(self) -> asyncio.Future[None]:
@@ -207,9 +208,7 @@ class Growth:
         with self._lock:
             self._waiting.add(future)
             if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(
-                    target=self._run, name="treering-aio-growth", daemon=True
-                )
+                self._thread = Background(self._run)
                 self._thread.start()
             stopped = self._stopped
         self._asked.set()
@@ -224,15 +223,16 @@ class Growth:
         future.cancel()
 
     def _run(self) -> None:
-        # Whatever the trouble is, a reader that is woken meets it too and says so.
-        with contextlib.suppress(Exception):
+        trouble = None
+        try:
             while not self._stopped:
                 self._asked.wait()
-                self._asked.clear()
                 self._watch()
+        except Exception as error:  # a dead log, a closed one: that is for those who wait
+            trouble = error
         with self._lock:
             self._thread = None
-        self._tell()
+        self._tell(trouble)
 
     def _watch(self) -> None:
         """Look after the log until nobody has waited for a while."""
@@ -248,14 +248,14 @@ class Growth:
                 return
             self._source.wait(end, self._durable_only, _SLICE_SECONDS)
 
-    def _tell(self) -> None:
+    def _tell(self, trouble: Exception | None = None) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, set()
         by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for future in waiting:
             by_loop.setdefault(future.get_loop(), []).append(future)
         for loop, futures in by_loop.items():
-            call_soon(loop, _resolve_all, futures)
+            call_soon(loop, _resolve_all, futures, trouble)
 
     def stop(self) -> None:
         """Wake everybody; the thread ends by itself. Idempotent."""
@@ -267,6 +267,8 @@ class Growth:
     release = stop
 
 
-def _resolve_all(futures: list[asyncio.Future[None]]) -> None:
+def _resolve_all(futures: list[asyncio.Future[None]], trouble: Exception | None) -> None:
     for future in futures:
-        resolve(future)
+        resolve(future, trouble)
+        if trouble is not None and not future.cancelled():
+            future.exception()  # nobody need look: the task may have found records meanwhile

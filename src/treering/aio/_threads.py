@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .._core.background import Background, Signal
 from .._core.errors import ClosedError
 
 T = TypeVar("T")
@@ -96,12 +97,11 @@ class Job:
 class Worker:
     """One thread, started when needed, that makes calls in the order in which they came."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inboxes: dict[asyncio.AbstractEventLoop, Inbox] = {}
-        self._more = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._more = Signal()
+        self._thread = Background(self._run)
         self._stopped = False
         # The job that is being run stays in front until it is done: empty means idle.
         self.jobs: deque[Job] = deque()
@@ -113,10 +113,8 @@ class Worker:
             if self._stopped:
                 raise closed_error()
             job = Job(call, self._inbox(loop))
+            self._thread.start()
             self.jobs.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
         self._more.set()
         return job
 
@@ -131,7 +129,6 @@ class Worker:
     def _run(self) -> None:
         while True:
             self._more.wait()
-            self._more.clear()
             while self.jobs:
                 job = self.jobs[0]
                 job.run()
@@ -143,9 +140,7 @@ class Worker:
     def stop(self) -> None:
         """Refuse new calls, finish those that came, end the thread; idempotent."""
         self.release()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._thread.join()
 
     def release(self) -> None:
         """As `stop`, without waiting for the thread."""

@@ -14,7 +14,8 @@ STEP_BYTES = 1 << 20
 
 def compress(data: bytes) -> bytes:
     """One frame at the library's default level."""
-    return zstandard.ZstdCompressor().compress(data)
+    packed: bytes = zstandard.ZstdCompressor().compress(data)
+    return packed
 
 
 def decompress(data: bytes, raw_bytes: int) -> bytes:
