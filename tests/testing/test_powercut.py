@@ -258,6 +258,7 @@ class TestNames:
 
     def test_a_directory_takes_its_files_with_it(self, files):
         Directory(files, "/x").make()
+        Directory(files, "/x").sync_way()
         files.make_directory("/d")
         put(files, "/d/a", b"")
         files.sync_directory("/d")

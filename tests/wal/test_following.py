@@ -18,6 +18,12 @@ def followed(request, tmp_path):
     log.clean_up()
 
 
+@pytest.fixture(autouse=True)
+def quick_to_notice(monkeypatch):
+    """How often a waiting reader looks whether it was stopped; only these tests stop many."""
+    monkeypatch.setattr("treering._core.reader.WAIT_SLICE_SECONDS", 0.02)
+
+
 # Long enough to never matter; a test that needs it has failed.
 PATIENCE = 20
 
@@ -95,7 +101,7 @@ def test_a_timeout_ends_a_follower_when_nothing_comes(followed):
     wal = followed.open()
     fill(wal, 3)
     for handle in (wal, followed.open(read_only=True)):
-        for timeout in (0, 0.01, 0.3):
+        for timeout in (0, 0.01, 0.1):
             start = time.monotonic()
             assert contents(handle.read_from(0, follow=True, timeout=timeout)) == told(0, 3)
             assert time.monotonic() - start >= timeout

@@ -110,7 +110,7 @@ def _marked(record: Record, counts: _Counts) -> Iterator[tuple[Record, int]]:
             stream=record.stream,
             tombstone=record.tombstone,
         )
-    except (fmt.FormatError, UsageError):
+    except (fmt.FormatError, DamageError, UsageError):
         counts.skipped += 1  # intact bytes, but no record that treering would write
         return
     yield saved, len(record.key) + len(record.value)
