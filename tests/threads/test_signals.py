@@ -52,6 +52,8 @@ def append_something(wal, rng, number):
     return wal.put(key, b"v" * 100), key
 
 
+# A handler's exception may land in a weak reference's callback, where Python only reports it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("policy", ["os", "batch:2"])
 def test_g14_d10_random_interrupts_leave_each_append_whole_or_absent(disk, policy):
     rng = random.Random(policy)
