@@ -59,8 +59,6 @@ def _m(
 
 CUT, AFTER, ROLL = "power cut/single", "power cut/truncate-after", "power cut/roll"
 BEFORE, AGAIN, FAIL = "power cut/truncate-before", "compound", "failing calls"
-STORY = "tests/crash/test_once_broken.py::test_"
-TWICE = "two crashes"
 FLIP, FILES, SHORT = "bits flipped", "damage/whole files", "damage/cut short"
 
 MUTANTS = (
@@ -131,29 +129,29 @@ MUTANTS = (
     _m("only one copy of a manifest is replaced", "manifest.py",
        "for _, number in worst_first:", "for _, number in worst_first[:1]:", ROLL, AFTER),
     _m("the better copy of a manifest is replaced first", "manifest.py",
-       "for _, number in worst_first:", "for _, number in reversed(worst_first):", TWICE, AGAIN),
+       "for _, number in worst_first:", "for _, number in reversed(worst_first):", AGAIN, FAIL),
     _m("an old copy of a manifest stays", "manifest.py",
        '            problems.append(f"slot {number}: older than the other")', "            pass",
-       STORY + "both_copies_of_the_manifest_say_the_same_once_the_log_was_opened"),
+       AGAIN, "power cut/truncate", FAIL),
     _m("a manifest found on opening may not be durable", "recovery.py",
-       "        manifests.settle(directory)\n", "        pass\n", TWICE, AGAIN),
+       "        manifests.settle(directory)\n", "        pass\n", AGAIN),
     _m("a manifest found on opening is only synced", "manifest.py",
        "            file.write(file.read(fmt.MANIFEST_SLOT.size, offset), offset)\n", "            pass\n",
-       TWICE),
+       FAIL),
     _m("names found on opening may not be durable", "recovery.py",
        "    directory.sync()  # the manifest", "    # the manifest", AGAIN),
     # --- recovery
     _m("the tail found on opening may not be durable", "recovery.py",
        "            at += len(block)\n        file.sync()", "            at += len(block)", AGAIN),
     _m("the tail found on opening is only synced", "recovery.py",
-       "            file.write(block, at)\n", "            pass\n", TWICE, FAIL),
+       "            file.write(block, at)\n", "            pass\n", FAIL),
     _m("a bad frame below a durable mark is cut", "plan.py",
        "if rest.durable > scan.position:", "if False:", FLIP, SHORT),
     _m("a bad frame with a good one behind it is damage", "plan.py",
        "if rest.durable > scan.position:", "if rest.later is not None:", "power cut/os"),
     _m("a cut does not raise the epoch", "plan.py",
        "epoch = old.epoch + 1 if self.cut is not None else old.epoch", "epoch = old.epoch",
-       STORY + "old_frames_in_lost_space_do_not_come_back_to_life"),
+       "power cut/os", ROLL, AGAIN),
     _m("a truncation does not raise the epoch", "truncation.py",
        "epoch=manifest.epoch + 1,", "epoch=manifest.epoch,", AFTER),
     _m("the clean mark stays while the log is in use", "engine.py",
@@ -172,14 +170,12 @@ MUTANTS = (
     _m("a segment under another's name is taken", "survey.py",
        "        if header.base != base:\n", "        if False:\n", FILES),
     _m("a gap between segments is taken", "plan.py",
-       "        if end < following.base:\n", "        if False:\n",
-       STORY + "a_missing_segment_in_the_middle_refuses_to_open"),
+       "        if end < following.base:\n", "        if False:\n", FILES, SHORT),
     _m("a checksum is not asked", "_codec_py.py",
        "if crc32(view[start + fmt.FRAME_CHECKED_FROM : start + length], seed) != check:",
        "if False:", FLIP, pure=True),
     _m("a header's checksum is not asked", "format.py",
-       '    if checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):\n', "    if False:\n",
-       STORY + "every_bit_of_the_manifest_and_of_a_footer_counts"),
+       '    if checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):\n', "    if False:\n", FLIP),
     # --- truncation and rolls, interrupted
     _m("segments are removed before the manifest says so", "truncation.py",
        "    # The manifest first: from here on the old segments are leftovers, whatever happens.\n",
@@ -192,14 +188,13 @@ MUTANTS = (
        "    writer.control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)\n", "", FAIL, "interrupts/truncate"),
     _m("a handle goes on in the file that had the tail's name before a cut", "writer.py",
        "if (base, epoch) != (self._segment.base, self._segment.epoch):",
-       "if base != self._segment.base:",
-       STORY + "another_handle_appends_to_the_new_file_after_a_cut_at_a_border"),
+       "if base != self._segment.base:", "power cut/two", AFTER),
     # --- failing calls
     _m("an unreadable sector is the end of the file", "files.py",
        '            raise storage_error(error, f"read at offset {offset + done}", self.path) from error\n',
        "            return done\n", "unreadable", FAIL),
     _m("a short write is not gone on with", "files.py",
-       "                rest = rest[count:]\n", "                rest = rest[len(rest):]\n", FAIL),
+       "            while rest:\n", "            if rest:\n", FAIL),
     _m("a failed append's bytes stay", "writer.py",
        "            self.dead_on_error(self._erase_frame, position, offset, offset + len(frame))\n", "",
        FAIL),
@@ -209,7 +204,7 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def caught(mutant: Mutant, seconds: float = 400.0) -> tuple[bool, str]:
+def caught(mutant: Mutant, seconds: float = 90.0) -> tuple[bool, str]:
     """Whether a battery notices the mutant, and what it says."""
     with tempfile.TemporaryDirectory(prefix="treering-mutant-") as folder:
         package = Path(folder) / "treering"
@@ -226,22 +221,17 @@ def caught(mutant: Mutant, seconds: float = 400.0) -> tuple[bool, str]:
 
 
 def _run(battery: str, environment: dict[str, str], seconds: float) -> str:
-    if battery.startswith("tests/"):
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        command += ["-o", "addopts=", "-c", os.devnull, "--rootdir", str(ROOT), battery]
-    else:
-        command = [sys.executable, "-m", "tests.battery.crash", "--quick", "--first"]
-        command += ["--jobs", "1", "--only", battery]
+    command = [sys.executable, "-m", "tests.battery.crash", "--quick", "--first", "--jobs", "1"]
+    command += ["--only", battery]
     try:
         done = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{battery} does not end in {seconds:g} s") from None
+        return "it never ends"
     if done.returncode == 0:
         return ""
-    marks = ("VIOLATED", "FAILED tests")
-    violations = [line for line in done.stdout.splitlines() if any(m in line for m in marks)]
+    violations = [line for line in done.stdout.splitlines() if "VIOLATED" in line]
     if not violations:
         raise RuntimeError(f"{battery} does not run: {done.stdout[-300:]} {done.stderr[-300:]}")
     return violations[0].strip()

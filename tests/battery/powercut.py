@@ -62,7 +62,6 @@ class Camera:
         durable: Callable[[], int] = lambda: 0,
         only: int | None = None,
         lost: tuple[Lost, ...] = LOST,
-        torn: float = 0.3,
     ) -> None:
         self.files = files
         self.ledger = ledger
@@ -71,7 +70,7 @@ class Camera:
         self.skipped = 0
         self._seed = rng.randrange(1 << 30)
         self._each = each
-        self._lost, self._torn = lost, torn
+        self._lost = lost
         self._only = only
         self._count = 0
         self._off = 0
@@ -101,7 +100,7 @@ class Camera:
         rng = random.Random(f"{self._seed}/{number}")
         before = self.ledger.expected(self.durable())
         lost = rng.choice(self._lost)
-        torn, names = rng.random() < self._torn, rng.choice(("any", "any", "prefix"))
+        torn, names = rng.random() < 0.3, rng.choice(("any", "any", "prefix"))
         images = self.files.images(
             self._each, rng.randrange(1 << 30), lost=lost, torn_sectors=torn, names=names
         )
