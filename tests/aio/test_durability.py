@@ -15,7 +15,6 @@ from treering import (
     FailedError,
     FsyncPolicy,
     PositionError,
-    StorageError,
     WaitTimeoutError,
     Wal,
     aio,
@@ -144,20 +143,6 @@ async def test_d6_after_a_failed_fsync_every_waiter_and_every_later_call_is_told
     assert wal.closed
     async with aio.Wal.open("/log", files=files) as again:
         assert (await again.read(0)).key == b"safe"
-
-
-@asynchronous
-async def test_trouble_that_is_not_the_logs_end_is_told_and_the_next_one_tries_again():
-    files = FaultyFiles(MemoryFiles())
-    options = {"files": files, "segment_bytes_max": 1024, "fsync_policy": FsyncPolicy.OS}
-    async with aio.Wal.open("/log", **options) as wal, aio.Wal.open("/log", **options) as other:
-        for _ in range(20):
-            await other.put(b"k", b"v" * 60)
-        # `wal` has to open the new tail to fsync it, and has no descriptor left.
-        files.fail("open", path=".seg", number=errno.EMFILE)
-        with pytest.raises(StorageError, match="open files"):
-            await wal.sync()
-        assert await wal.sync() == 20
 
 
 @asynchronous
