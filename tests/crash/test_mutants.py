@@ -6,7 +6,7 @@ and that a few, made in this process, are caught.
 
 import pytest
 
-from tests.battery import cuts, damage, faults, lifetimes, mutants
+from tests.battery import cuts, damage, lifetimes, mutants
 from tests.battery.harness import Budget, Row
 from treering._core import commit, manifest, plan, recovery
 
@@ -35,17 +35,6 @@ def test_recovery_that_trusts_the_cache_is_noticed(monkeypatch):
     monkeypatch.setattr(recovery, "_rewrite_tail", lambda directory, decided: None)
     monkeypatch.setattr(manifest, "settle", lambda directory: None)
     assert lifetimes.live("memory", 7, Budget(400)).violation_count
-
-
-def test_a_dead_log_that_takes_appends_is_noticed(monkeypatch):
-    """D6, G9."""
-    monkeypatch.setattr(commit.Commit, "check", lambda self: None)
-    trouble = faults.Trouble(1, "sync", 5, lasting=True)
-    names = faults.run("always", "7", None, None, 1)
-    at = [index + 1 for index, name in enumerate(names) if name == "sync"][6]
-    row = Row("failing calls", "always")
-    faults.once("always", "7", faults.dataclasses.replace(trouble, nth=at), row, "case")
-    assert row.violation_count
 
 
 def test_damage_taken_for_a_torn_tail_is_noticed(monkeypatch):
