@@ -47,10 +47,17 @@ class Life:
         self.own = 0
         self.survivor: Wal | None = None
         self.follower: Worker | None = None
-        self.processes = rng.choice((1, 2, 4))
+        self.choose()
+
+    def choose(self, **settings) -> None:
+        """What kind of life it is: by chance, but for the settings."""
+        rng = self.rng
+        self.processes = settings.pop("processes", rng.choice((1, 2, 4)))
         # Everybody dies, or the witness and the follower have the log open all the time.
-        self.exclusive = self.processes == 1 and rng.random() < 0.5
-        self.survives = not self.exclusive and rng.random() < 0.6
+        exclusive = self.processes == 1 and rng.random() < 0.5
+        self.exclusive = settings.pop("exclusive", exclusive)
+        survives = not self.exclusive and rng.random() < 0.6
+        self.survives = settings.pop("survives", survives) and not self.exclusive
         self.options = {
             "policy": rng.choice(POLICIES),
             "segment_bytes_max": rng.choice((8, 64, 512)) << 10,
@@ -58,6 +65,7 @@ class Life:
             "process_lock": "file" if rng.random() < 0.15 else "auto",
             "map_tail": False if rng.random() < 0.15 else None,
         }
+        self.options.update(settings)
 
     def __str__(self) -> str:
         kind = "exclusive" if self.exclusive else "survivors" if self.survives else "all die"

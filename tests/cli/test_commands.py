@@ -52,7 +52,14 @@ def run_json(capsys, *arguments):
 
 def treering_process(*arguments, **options):
     command = [sys.executable, "-m", "treering", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, **options)
+    # What a shell runs in the background, as these tests may be, has Ctrl-C ignored.
+    return subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
 
 
 def shell(command):

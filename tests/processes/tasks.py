@@ -96,12 +96,22 @@ def begin_again(log, count, gun):
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def follow(log, words, slot, start=0, until=None, timeout=None, durable_only=False, **options):
+def follow(
+    log,
+    words,
+    slot,
+    start=0,
+    until=None,
+    timeout=None,
+    durable_only=False,
+    trusting=False,
+    **options,
+):
     """Follow the log and check every record; words[slot] tells how far we are, words[slot + 1] the
-    digest of all that was seen, in order."""
+    digest of all that was seen, in order. `trusting`: records before `start` are not known."""
     wal = opened(log, **options)
     counters = Words(words)
-    witness = Witness(start)
+    witness = Witness(start, trusting=trusting)
     reader = wal.read_from(
         start, follow=True, timeout=timeout, stop=until, durable_only=durable_only
     )

@@ -47,6 +47,11 @@ def test_a_full_disk_refuses_appends_and_nothing_else(tmp_path, policy, mode):
     assert counts[0] > 200
 
 
+def test_a_tail_that_was_copied_with_holes_kills_nobody_on_a_full_disk(tmp_path):
+    """D7, D12, G10: a store into a hole would be a SIGBUS; it is a DiskFullError, and then goes on."""
+    assert on_a_small_disk("open_a_copy_with_holes", tmp_path / "disk", size="600k") == 100
+
+
 def test_two_processes_on_a_full_disk_both_go_on_when_there_is_room(tmp_path):
     """D7, D9: one truncates, both append again."""
     assert on_a_small_disk("fill_with_two_processes", tmp_path / "disk", size="600k") > 100

@@ -14,9 +14,9 @@ import signal
 import sys
 import traceback
 
-from tests.processes import disks, following, forks, signals, steps, talk, tasks
+from tests.processes import calls, disks, following, forks, signals, steps, talk, tasks
 
-TASKS = (tasks, disks, following, forks, signals, steps)
+TASKS = (tasks, calls, disks, following, forks, signals, steps)
 
 
 def find(task: str):

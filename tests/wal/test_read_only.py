@@ -367,6 +367,7 @@ def test_a_handle_opened_in_the_middle_of_a_cut_is_not_stuck_on_it(memory):
     for _ in range(400):
         wal.put(b"k", bytes(1000))
     entry = int(wal._engine.kept.get(0).index(400)[2].position)
+    wal._engine.writer.chores.stop()  # we look between the operations of one thread
     handles = []
 
     def look(name, path):

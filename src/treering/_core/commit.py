@@ -12,15 +12,24 @@ for bytes that are gone. The log is then dead for everybody until it is opened a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 
 from . import format as fmt
 from .background import Background, Signal
-from .control import Control, SyncLock
-from .errors import FailedError, StorageError, TreeringError, WaitTimeoutError, failed_error
+from .control import Control
+from .errors import (
+    ClosedError,
+    FailedError,
+    StorageError,
+    TreeringError,
+    WaitTimeoutError,
+    failed_error,
+)
 from .files import WRITE, Directory, File, no_such_file
+from .locks import SyncLock
 from .options import FsyncPolicy
 
 # Sleeping waiters look around this often: a leader may have died without waking them.
@@ -188,6 +197,10 @@ class Deadline:
         self._thread.join()
 
     def _run(self) -> None:
+        with contextlib.suppress(ClosedError):  # a close that was interrupted let go of the page
+            self._watch()
+
+    def _watch(self) -> None:
         while not self._stopped:
             self._armed.wait()
             due = time.monotonic() + self._delay()
@@ -213,7 +226,7 @@ class Deadline:
             return True
         try:
             self._commit.wait(self._control.load(fmt.WORD_END) - 1)
-        except FailedError:
+        except (FailedError, ClosedError):
             return False
         except TreeringError:
             time.sleep(self._window)

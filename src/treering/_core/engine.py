@@ -17,9 +17,10 @@ from . import manifest as manifests
 from . import recovery, retention
 from . import segment as segments
 from .commit import Commit, Deadline
-from .control import AppendLock, Control, HandleLocks, choose_lock_kind
-from .errors import LockedError, StorageError, TreeringError
-from .files import Directory, SystemFiles
+from .control import Control
+from .errors import DiskFullError, LockedError, StorageError, TreeringError
+from .files import WRITE, Directory, SystemFiles
+from .locks import AppendLock, HandleLocks, choose_lock_kind
 from .options import WalConfig
 from .quiet import Look, QuietSource
 from .recovery import Progress, RecoveryReport
@@ -133,6 +134,7 @@ class Engine:
         else:
             recovery.refuse(decided)
             recovery.apply(self.directory, decided)
+            self._reserve_tail(decided)
             self._mark_in_use()
             report = recovery.report(facts, decided, started)
         kind = choose_lock_kind(
@@ -144,6 +146,17 @@ class Engine:
         publish(control, decided)
         self._unsealed = decided.seal
         return control, report, decided.log_id
+
+    def _reserve_tail(self, decided: recovery.Plan) -> None:
+        """A log that was copied or restored may have holes where its tail had reserved space. A
+        store into one on a full disk would kill the process, so such a tail ends where it is."""
+        if decided.tail is None or not trusts_mapping(self.directory, self.config):
+            return
+        with segments.open_segment(self.directory, decided.tail.base, WRITE) as file:
+            try:
+                file.allocate(file.size())
+            except DiskFullError:
+                file.truncate(decided.tail_end)
 
     def _mark_in_use(self) -> None:
         """Take back a clean close's word that nothing follows, before anything can."""

@@ -47,6 +47,7 @@ CREATE_NEW = CREATE | os.O_EXCL
 
 # Lock-file bytes on Windows: byte 0 is the appender's lock, the others one per open handle.
 _WINDOWS_SLOTS = 1024
+_FILL_BYTES = 1 << 20
 
 
 class Mapping(Protocol):
@@ -319,7 +320,12 @@ class File:
                 # Only for "cannot do that here" is there another way; never for a full disk.
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise storage_error(error, "reserve space", self.path) from error
-                return self.truncate(size_bytes)
+                return self._fill(size_bytes)
+
+    def _fill(self, size_bytes: int) -> None:
+        """Reserve space where the system cannot: by zeros behind the end."""
+        for at in range(self.size(), size_bytes, _FILL_BYTES):
+            self.write(bytes(min(_FILL_BYTES, size_bytes - at)), at)
 
     def sync(self) -> None:
         """Make the bytes durable. A failure is final: never call it again for the same bytes."""

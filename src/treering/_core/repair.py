@@ -21,11 +21,12 @@ from . import manifest as manifests
 from . import retention
 from . import segment as segments
 from .content import Content
-from .control import Control, HandleLocks
+from .control import Control
 from .errors import DamageError, LockedError, StorageError, TreeringError, UsageError
 from .files import CREATE_NEW, WRITE, Directory, File, SystemFiles
 from .judge import Verdict
 from .labels import Finding, Label
+from .locks import HandleLocks
 from .mending import Mending, plan_mending
 from .salvage import salvage_records
 from .survey import newer_error

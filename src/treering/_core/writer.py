@@ -11,6 +11,7 @@ Refuses to know readers, policies and handles.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from . import segment as segments
 from .chores import SPARE, Chores, take_spare
 from .codec import Record, Tail, encode_frame, frame_bytes
 from .commit import Commit
-from .control import AppendLock, Control
+from .control import Control
 from .errors import (
     DamageError,
     DiskFullError,
@@ -31,6 +32,7 @@ from .errors import (
 )
 from .files import Directory
 from .intake import Intake
+from .locks import AppendLock
 from .options import WalConfig
 from .tail_segment import TailSegment
 
@@ -202,13 +204,15 @@ class Writer:
             self.chores.seal(header, end)
 
     def dead_on_error(self, action: Callable[..., None], *args: Any) -> None:
-        """Run a step after whose failure nobody knows what is durable. A full disk is not that:
-        the dirty mark stays, and the next append tries again."""
+        """Run a step after whose failure nobody knows what is durable. A full disk is not that, nor
+        a file that could not be opened: the dirty mark stays, and the next append tries again."""
         try:
             action(*args)
         except DiskFullError:
             raise
         except StorageError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             self.control.fail(error.errno or 5)
             raise failed_error(error.errno or 5, self.directory.path) from error
 
