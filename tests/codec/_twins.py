@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from treering._core import _codec_py, _memory_py
+from treering._core import _codec_py, _memory_py, _tail_py
 
 NAMES = (
     "BAD",
@@ -43,7 +43,7 @@ class Twin:
 
 
 def pure():
-    return Twin("python", _codec_py, _memory_py)
+    return Twin("python", _codec_py, _memory_py, _tail_py)
 
 
 def native():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.codec._twins import NAMES, Twin
-from treering._core import _codec_py, _memory_py, codec
+from treering._core import _codec_py, _tail_py, codec
 from treering._core import format as fmt
 
 SOURCE = Path(fmt.__file__).with_name("_codec_c.pyx")
@@ -52,7 +52,7 @@ def test_the_least_frame_holds_a_header_and_an_empty_record():
 def test_the_codec_in_use_offers_the_same_names_whichever_it_is():
     used = Twin(codec.backend, codec)
     assert set(NAMES) | {"backend"} == set(codec.__all__)
-    where = {_codec_py.Record.__module__, _memory_py.Tail.__module__, _codec_py.__name__}
+    where = {_codec_py.Record.__module__, _tail_py.Tail.__module__, _codec_py.__name__}
     assert (used.Record.__module__ in where) == (codec.backend == "python")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.codec._twins import same
+from tests.codec._twins import native, same
 from treering import ClosedError
 from treering._core import format as fmt
 
@@ -166,6 +166,34 @@ def test_whoever_joins_a_sync_while_the_log_is_cut_goes_on(pair, pages):
     assert Sync(pair, pages).end(fmt.WORD_END, 5) is False
 
 
+def test_whoever_lingers_goes_on_when_nobody_appends(twin, memory):
+    """A third of the time given is enough to know."""
+    page = twin.SharedPage(memory)
+    started = time.monotonic()
+    assert page.linger(0.3) is False
+    assert time.monotonic() - started < 0.25
+    page.close()
+
+
+def test_whoever_lingers_sees_others_append(memory):
+    page = native().SharedPage(memory)
+    begun = threading.Event()
+
+    def append():
+        begun.wait()
+        for end in range(1, 4):
+            time.sleep(0.02)
+            page.store(fmt.WORD_END, end)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    begun.set()
+    assert page.linger(1.0) is True
+    assert page.load(fmt.WORD_END) == 3
+    thread.join()
+    page.close()
+
+
 def test_a_wait_ends_in_time_or_at_once_when_the_word_has_moved(twin, memory):
     page = twin.SharedPage(memory)
     started = time.monotonic()
@@ -189,6 +217,7 @@ CALLS = {
     "wake": lambda page: page.wake(0, 1),
     "join_sync": lambda page: page.join_sync(0, 1),
     "end_sync": lambda page: page.end_sync(),
+    "linger": lambda page: page.linger(0),
     "close": lambda page: page.close(),
 }
 

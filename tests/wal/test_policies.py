@@ -181,6 +181,45 @@ def test_a_sync_acknowledges_only_what_was_there_when_it_began(counted):
     assert wal.sync() == 7
 
 
+class Moments:
+    """Counts the moments that a leader waits for company, and says whether somebody came."""
+
+    def __init__(self, wal, *, company):
+        self.count, self.company = 0, company
+        wal._engine.commit._page = self
+
+    def linger(self, seconds):
+        assert 0 <= seconds < 1
+        self.count += 1
+        return self.company
+
+
+def test_who_appends_alone_never_waits_for_company(counted):
+    wal = counted.open(fsync_policy=FsyncPolicy.ALWAYS)
+    moments = Moments(wal, company=True)
+    fill(wal, 50)
+    assert moments.count == 0
+
+
+def test_who_waits_for_company_in_vain_does_so_ever_less(counted):
+    """Batches look like company at first."""
+    wal = counted.open(fsync_policy=FsyncPolicy.OS)
+    moments = Moments(wal, company=False)
+    for _ in range(300):
+        fill(wal, 3)
+        wal.sync()
+    assert 3 <= moments.count < 15
+
+
+def test_who_finds_company_waits_for_it_again(counted):
+    wal = counted.open(fsync_policy=FsyncPolicy.OS)
+    moments = Moments(wal, company=True)
+    for _ in range(30):
+        fill(wal, 3)
+        wal.sync()
+    assert moments.count == 30
+
+
 def test_appends_do_not_wait_for_somebody_elses_sync(counted):
     wal = counted.open(fsync_policy=FsyncPolicy.OS)
     fill(wal, 3)

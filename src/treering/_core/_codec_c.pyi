@@ -13,9 +13,9 @@ from ._memory_py import ACQUIRED as ACQUIRED
 from ._memory_py import OWNER_DIED as OWNER_DIED
 from ._memory_py import TIMED_OUT as TIMED_OUT
 from ._memory_py import SharedPage as SharedPage
-from ._memory_py import Tail as Tail
 from ._memory_py import mutex_kind as mutex_kind
 from ._record_py import Record as Record
+from ._tail_py import Tail as Tail
 
 CONSTANTS: dict[str, int]
 

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
-"""The codec and the append path, for speed: the Cython twin of `_codec_py` and `_memory_py`.
+"""The codec and the append path, for speed: the Cython twin of `_codec_py`,
+`_memory_py` and `_tail_py`.
 
 Read those first; names, results and errors are equal, and tests/codec compares them on the same
 hostile bytes. Only what is peculiar to this twin is said here.
@@ -72,6 +73,8 @@ cdef extern from "_shared.h" nogil:
     void treering_futex_wake(uint64_t *word)
     void treering_populate(void *start, size_t length)
     uint64_t treering_now_ns()
+    uint64_t treering_clock_ns()
+    void treering_yield()
 
 treering_crc32_init()
 
@@ -925,6 +928,18 @@ cdef class SharedPage:
         self._sync_holder = threading.get_ident()
         return True
 
+    def linger(self, double seconds):
+        """With the sync mutex: give those who were just woken a moment to append, at most `seconds`,
+        and only as long as they do; whether anybody did."""
+        cdef uint64_t *words = self._word(0)
+        cdef uint64_t before = treering_load(words + WORD_END)
+        cdef uint64_t after
+        self._inside += 1
+        with nogil:
+            after = linger(words, before, <uint64_t>(seconds * 1e9))
+        self._leave()
+        return after != before
+
     def wait(self, size_t word, uint64_t seen, size_t flag, double timeout):
         """Sleep until the word is no longer `seen`, at most `timeout` seconds."""
         cdef uint64_t *address = self._word(word)
@@ -1031,6 +1046,19 @@ cdef int join(
     if woken:
         treering_futex_wake_bits(words + WORD_SYNCS, turn(sync), 1)
     return -1
+
+
+cdef uint64_t linger(const uint64_t *words, uint64_t end, uint64_t most_ns) noexcept nogil:
+    """The log's end when nothing was appended for a third of `most_ns`, or when that is over."""
+    cdef uint64_t start = treering_clock_ns()
+    cdef uint64_t now = start, moved = start, seen
+    while now - start < most_ns and now - moved < most_ns // 3:
+        treering_yield()
+        seen = treering_load(words + WORD_END)
+        now = treering_clock_ns()
+        if seen != end:
+            end, moved = seen, now
+    return end
 
 
 cdef inline void begin(

@@ -30,6 +30,7 @@ _RECORD = fmt.RECORD_HEADER
 _FRAME_BYTES = fmt.FRAME_HEADER_BYTES
 _RECORD_BYTES = fmt.RECORD_HEADER_BYTES
 _LEAST_FRAME_BYTES = 48
+_pack_start, _pack_rest = fmt.FRAME_START.pack, fmt.FRAME_REST.pack
 
 crc32 = zlib.crc32
 
@@ -95,10 +96,9 @@ def seal_frame(
 ) -> bytes:
     """Header, body and padding of a frame, with the checksum over them."""
     length = (_FRAME_BYTES + len(body) + align - 1) & -align
-    head = _FRAME.pack(tag, 0, length, count, position, durable)[8:]
-    padding = bytes(length - _FRAME_BYTES - len(body))
-    check = crc32(padding, crc32(body, crc32(head, seed)))
-    return b"".join(((tag | check << 32).to_bytes(8, "little"), head, body, padding))
+    rest = _pack_rest(length, count, position, durable) + body
+    rest += bytes(length - 8 - len(rest))
+    return _pack_start(tag, crc32(rest, seed)) + rest
 
 
 # --- Reading -------------------------------------------------------------------------------------

@@ -1,12 +1,9 @@
-"""The shared page and the tail in readable Python; `_codec_c` holds the same in Cython.
+"""The shared page in readable Python; `_codec_c` holds the same in Cython.
 
 `SharedPage` is the control page seen as 64-bit words, with a lock that the kernel releases when
 its holder dies (a robust mutex, by ctypes where the C library has one) and a place to sleep.
-`Tail` is the append itself: lock, look, encode into the mapping, publish. Whatever is out of the
-ordinary (a full segment, another process's roll, a dead writer, a failed log) it leaves to the
-writer by calling `slow`.
 
-Refuses to know files and recovery.
+Refuses to know files, frames and recovery.
 """
 
 from __future__ import annotations
@@ -16,25 +13,27 @@ import errno
 import os
 import platform
 import sys
-import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from threading import get_ident, get_native_id
 from typing import Any
 
 from . import format as fmt
-from ._codec_py import encode_record, frame_bytes, seal_frame
-from ._record_py import Record, as_bytes, key_too_large
 from .errors import ClosedError
 
 ACQUIRED, OWNER_DIED, TIMED_OUT = 0, 1, -1
 
-# A frame of one plain record, besides its key, value and padding.
-_PLAIN_BYTES = fmt.FRAME_HEADER_BYTES + fmt.RECORD_HEADER_BYTES
+# Looked up once; the append needs them all.
+_APPEND_WAITERS, _END, _END_OFFSET = fmt.WORD_APPEND_WAITERS, fmt.WORD_END, fmt.WORD_END_OFFSET
+_DIRTY, _DIRTY_POSITION, _DIRTY_OFFSET = (
+    fmt.WORD_DIRTY,
+    fmt.WORD_DIRTY_POSITION,
+    fmt.WORD_DIRTY_OFFSET,
+)
+_NEWEST = fmt.WORD_NEWEST
 
 _MUTEX_PRIVATE, _MUTEX_SHARED, _MUTEX_ROBUST = 0, 1, 1
 _MUTEX_OWNER_MASK = 0x3FFFFFFF  # FUTEX_TID_MASK of <linux/futex.h>
-_MADV_POPULATE_WRITE = 23  # <linux/mman.h>; the mmap module names it only from 3.13 on
 _POLL_SECONDS_LEAST, _POLL_SECONDS_MOST = 0.000_05, 0.01
 
 
@@ -52,6 +51,18 @@ def _load_pthread() -> Any:
 
 
 _pthread = _load_pthread()
+
+
+def _quick(name: str) -> Any:
+    """A function of the C library that never blocks, so that it can keep the interpreter lock."""
+    if _pthread is None:
+        return None
+    function = getattr(ctypes.PyDLL(None), name)
+    function.argtypes = [ctypes.c_void_p]
+    return function
+
+
+_trylock, _unlock = _quick("pthread_mutex_trylock"), _quick("pthread_mutex_unlock")
 
 
 class _Timespec(ctypes.Structure):
@@ -86,6 +97,14 @@ class _Closed:
 _CLOSED = _Closed()
 
 
+_Memory = tuple[int, Any]
+
+
+def _memory_of(buffer: Any) -> _Memory:
+    anchor = ctypes.c_char.from_buffer(buffer)
+    return ctypes.addressof(anchor), anchor
+
+
 class SharedPage:
     """The control page: words, two mutexes, a futex's worth of sleeping. Buffer of 4096 bytes."""
 
@@ -93,17 +112,16 @@ class SharedPage:
         if len(buffer) < fmt.CONTROL_BYTES:
             raise ValueError("the control page is too short")
         self._words: Any = memoryview(buffer)[: fmt.CONTROL_BYTES].cast("Q")
-        self._anchor = ctypes.c_char.from_buffer(buffer) if write else None
-        self._address = ctypes.addressof(self._anchor) if self._anchor is not None else 0
+        # Where the page lies, and what keeps it there: one pair, for a close may come at any time.
+        self._memory = _memory_of(buffer) if write else None
         # A robust mutex that its thread holds must stay in memory: the C library has it in a list.
-        self._held: dict[int, tuple[Any, int]] = {}
+        self._held: dict[int, tuple[_Memory, int]] = {}
 
     def close(self) -> None:
         """Let go of the buffer; later calls raise ClosedError. The memory stays as long as a
         thread is inside a call on it or holds one of its mutexes."""
         self._words = _CLOSED
-        self._anchor = None
-        self._address = 0
+        self._memory = None
 
     def abandon(self) -> None:
         """In a forked child: the locks are the parent's, and a call that the fork interrupted must
@@ -127,29 +145,29 @@ class SharedPage:
         """Mark a frame as being written: a death from here on leaves all that the next holder of
         the append lock needs to finish or to undo it."""
         words = self._words
-        words[fmt.WORD_DIRTY_POSITION] = position
-        words[fmt.WORD_DIRTY_OFFSET] = offset
-        words[fmt.WORD_DIRTY] = end
+        words[_DIRTY_POSITION] = position
+        words[_DIRTY_OFFSET] = offset
+        words[_DIRTY] = end
 
     def finish(self, position: int, offset: int, newest_ns: int) -> None:
         """Publish: the log now ends before `position`, its frames before `offset`."""
         words = self._words
         # Cleared before the end moves: whoever sets it later has seen the new end, and is left for
         # the next append to wake.
-        asleep = words[fmt.WORD_APPEND_WAITERS]
+        asleep = words[_APPEND_WAITERS]
         if asleep:
-            words[fmt.WORD_APPEND_WAITERS] = 0
-        if newest_ns > words[fmt.WORD_NEWEST]:
-            words[fmt.WORD_NEWEST] = newest_ns
-        words[fmt.WORD_END_OFFSET] = offset
-        words[fmt.WORD_END] = position
-        words[fmt.WORD_DIRTY] = 0
+            words[_APPEND_WAITERS] = 0
+        if newest_ns > words[_NEWEST]:
+            words[_NEWEST] = newest_ns
+        words[_END_OFFSET] = offset
+        words[_END] = position
+        words[_DIRTY] = 0
         if asleep:
-            _futex_wake(self._address + 8 * fmt.WORD_END)
+            self._wake(fmt.WORD_END)
 
     def initialise_mutexes(self, *, private: bool) -> None:
         """Make both mutexes new: robust and shared between processes, or private to this one."""
-        if _pthread is None:
+        if _pthread is None or self._memory is None:
             return
         attributes = ctypes.create_string_buffer(64)
         _pthread.pthread_mutexattr_init(attributes)
@@ -157,31 +175,26 @@ class SharedPage:
             _pthread.pthread_mutexattr_setpshared(attributes, _MUTEX_SHARED)
             _pthread.pthread_mutexattr_setrobust(attributes, _MUTEX_ROBUST)
         for offset in (fmt.APPEND_MUTEX_OFFSET, fmt.SYNC_MUTEX_OFFSET):
-            _pthread.pthread_mutex_init(self._address + offset, attributes)
+            _pthread.pthread_mutex_init(self._memory[0] + offset, attributes)
 
     def lock(self, mutex_offset: int, timeout: float) -> int:
         """ACQUIRED, OWNER_DIED (acquired from a dead holder) or TIMED_OUT. Blocks up to `timeout`
         seconds without the interpreter lock."""
-        anchor = self._anchor  # keeps the memory while we are in it
-        if anchor is None:
+        memory = self._memory  # keeps the memory while we are in it
+        if memory is None:
             raise closed_error()
-        address = ctypes.addressof(anchor) + mutex_offset
-        code = _pthread.pthread_mutex_trylock(address)
+        address = memory[0] + mutex_offset
+        code = _trylock(address)
         if code == errno.EBUSY and timeout > 0:
-            until = time.monotonic() + timeout
-            seconds = int(until)
-            limit = _Timespec(seconds, int((until - seconds) * 1e9))
-            code = _pthread.pthread_mutex_clocklock(
-                address, time.CLOCK_MONOTONIC, ctypes.byref(limit)
-            )
+            code = _lock_in_time(address, timeout)
         if code in (errno.EBUSY, errno.ETIMEDOUT):
             return TIMED_OUT
         if code == errno.EOWNERDEAD:
             _pthread.pthread_mutex_consistent(address)
         elif code:
             raise OSError(code, os.strerror(code))
-        self._held[mutex_offset] = anchor, threading.get_ident()
-        if self._anchor is None:  # it came too late
+        self._held[mutex_offset] = memory, get_ident()
+        if self._memory is None:  # it came too late
             self.unlock(mutex_offset)
             raise closed_error()
         return OWNER_DIED if code else ACQUIRED
@@ -189,25 +202,33 @@ class SharedPage:
     def unlock(self, mutex_offset: int) -> bool:
         """Give the mutex back, also on a closed page; whether this thread had it."""
         held = self._held.get(mutex_offset)
-        anchor = self._anchor if held is None else held[0]
-        if anchor is None or (held is not None and held[1] != threading.get_ident()):
-            return False
-        address = ctypes.addressof(anchor) + mutex_offset
         if held is None:
-            # `lock` may have been interrupted just before it took over from a dead holder. Given
-            # back like that, the mutex would be lost for ever. The low bits name its owner.
-            owner = ctypes.c_uint32.from_address(address).value & _MUTEX_OWNER_MASK
-            if owner != threading.get_native_id():
-                return False
-            _pthread.pthread_mutex_consistent(address)
+            return self._unlock_unnoticed(mutex_offset)
+        memory, owner = held
+        if owner != get_ident():
+            return False
         self._held.pop(mutex_offset, None)  # abandoned, if a signal handler forked just now
-        code: int = _pthread.pthread_mutex_unlock(address)
+        code: int = _unlock(memory[0] + mutex_offset)
+        return code == 0
+
+    def _unlock_unnoticed(self, mutex_offset: int) -> bool:
+        """`lock` may have been interrupted before it noted that it had the mutex, or just before it
+        took over from a dead holder. Given back like that, the mutex would be lost for ever."""
+        memory = self._memory
+        if memory is None:
+            return False
+        address = memory[0] + mutex_offset
+        owner = ctypes.c_uint32.from_address(address).value & _MUTEX_OWNER_MASK
+        if owner != get_native_id():
+            return False
+        _pthread.pthread_mutex_consistent(address)
+        code: int = _unlock(address)
         return code == 0
 
     def holds_sync(self) -> bool:
         """Whether this thread has the sync mutex."""
         held = self._held.get(fmt.SYNC_MUTEX_OFFSET)
-        return held is not None and held[1] == threading.get_ident()
+        return held is not None and held[1] == get_ident()
 
     def join_sync(self, position: int, timeout: float) -> bool:
         """Sleep while somebody syncs and `position` is not durable; True once this thread has the
@@ -223,6 +244,12 @@ class SharedPage:
                 break
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _POLL_SECONDS_MOST)
+        return False
+
+    def linger(self, seconds: float) -> bool:
+        """With the sync mutex: give those who were just woken a moment to append. Here they poll,
+        and a moment is too short for that."""
+        self.load(fmt.WORD_END)
         return False
 
     def wait(self, word: int, seen: int, flag: int, timeout: float) -> None:
@@ -246,206 +273,30 @@ class SharedPage:
             self._words[fmt.WORD_SYNC_WAITERS] = 0
         self._words[fmt.WORD_SYNCS] += 1
         if asleep or self._words[fmt.WORD_SYNC_WAITERS]:
-            _futex_wake(self._address + 8 * fmt.WORD_SYNCS)
+            self._wake(fmt.WORD_SYNCS)
 
     def wake(self, word: int, flag: int) -> None:
         """Wake the native processes that sleep on the word; those of this build poll."""
         if self._words[flag]:  # stays set: whoever moves the word clears it before
-            _futex_wake(self._address + 8 * word)
+            self._wake(word)
+
+    def _wake(self, word: int) -> None:
+        memory = self._memory  # keeps the memory while we are in the call
+        if memory is not None:
+            _futex_wake(memory[0] + 8 * word)
+
+
+def _lock_in_time(address: int, seconds: float) -> int:
+    until = time.monotonic() + seconds
+    whole = int(until)
+    limit = _Timespec(whole, int((until - whole) * 1e9))
+    code: int = _pthread.pthread_mutex_clocklock(address, time.CLOCK_MONOTONIC, ctypes.byref(limit))
+    return code
 
 
 def _futex_wake(address: int) -> None:
     number = {"x86_64": 202, "aarch64": 98}.get(platform.machine())
-    if sys.platform == "linux" and number is not None and address:
+    if sys.platform == "linux" and number is not None:
         ctypes.CDLL(None).syscall(
             ctypes.c_long(number), ctypes.c_void_p(address), 1, 0x7FFFFFFF, None, None, 0
         )
-
-
-class Tail:
-    """The append path over a mapped tail segment.
-
-    `slow(records, durable)` does an append the thorough way and returns the first position;
-    `chore()` is called when the tail passes `chore_offset`, `arm()` at the first append after
-    `disarm`, `wait(position)` until it is durable, `make(...)` a record from a call's keywords.
-    Values over `plain_bytes_max` are left to `slow` (-1: all of them).
-    Thread-safe; nothing here blocks except on the append lock, which `run_locked` takes;
-    `try_locked` returns None instead of waiting for it.
-    """
-
-    def __init__(
-        self,
-        page: SharedPage,
-        run_locked: Callable[..., Any],
-        slow: Callable[[Sequence[Any], bool], int],
-        make: Callable[..., Record],
-        chore: Callable[[], None],
-        arm: Callable[[], None] | None,
-        wait: Callable[[int], None],
-        plain_bytes_max: int,
-        clock: Callable[[], int] | None,
-        try_locked: Callable[..., Any] | None = None,
-    ) -> None:
-        self._page = page
-        self._run_locked = run_locked
-        self._try_locked = try_locked or run_locked
-        self._slow, self._make, self._chore, self._wait = slow, make, chore, wait
-        self._arm = arm
-        self._plain_bytes_max = plain_bytes_max
-        self._clock = clock or time.time_ns
-        self._armed = arm is None
-        self._mapping: Any = None
-        self._base = self._epoch = self._limit = self._align = self._tag = self._seed = 0
-        self.chore_offset = 0
-
-    def attach(self, mapping: Any, base: int, limit: int, align: int, tag: int, seed: int) -> None:
-        """Append into `mapping`, which shows the segment that starts at `base`."""
-        self._base, self._limit, self._align = base, min(limit, len(mapping)), align
-        # After a cut exactly at a base, another file has that name: the epoch tells them apart.
-        self._epoch = self._page.load(fmt.WORD_EPOCH)
-        self._tag, self._seed = tag, seed
-        self._mapping = mapping
-
-    def detach(self) -> None:
-        """Send every append to `slow`."""
-        self._mapping = None
-
-    def disarm(self) -> None:
-        """Call `arm` again at the next append."""
-        self._armed = self._arm is None
-
-    def populate(self, offset: int, length: int) -> None:
-        """Take the page faults of coming appends now, if the system can (Linux 5.14)."""
-        madvise = getattr(self._mapping, "madvise", None)
-        if madvise is not None:
-            try:
-                madvise(_MADV_POPULATE_WRITE, offset, length)
-            except (OSError, ValueError):
-                return
-
-    def put(
-        self,
-        key: bytes,
-        value: bytes,
-        *,
-        ttl: float | None = None,
-        expires_at: float | None = None,
-        headers: Any = None,
-        compression: str | None = None,
-        stream: int = 0,
-        durable: bool = False,
-    ) -> int:
-        """Append a put; see Wal.put."""
-        if ttl is expires_at is headers is compression is None and stream == 0:
-            key, value = as_bytes(key, "key"), as_bytes(value, "value")
-            if len(value) <= self._plain_bytes_max:
-                return self._plain(key, value, 0, durable)
-        record = self._make(key, value, False, ttl, expires_at, headers, compression, stream)
-        return self._slow((record,), durable)
-
-    def delete(
-        self,
-        key: bytes,
-        *,
-        ttl: float | None = None,
-        expires_at: float | None = None,
-        headers: Any = None,
-        stream: int = 0,
-        durable: bool = False,
-    ) -> int:
-        """Append a tombstone; see Wal.delete."""
-        if ttl is expires_at is headers is None and stream == 0 and self._plain_bytes_max >= 0:
-            return self._plain(as_bytes(key, "key"), b"", fmt.TOMBSTONE, durable)
-        record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
-        return self._slow((record,), durable)
-
-    def append_records(self, records: Sequence[Record | tuple[bytes, bytes]], durable: bool) -> int:
-        """Append records, or (key, value) pairs, as one frame; the first one's position."""
-        return self._slow(records, durable)
-
-    def _plain(self, key: bytes, value: bytes, flags: int, durable: bool) -> int:
-        if len(key) > fmt.KEY_BYTES_MAX:
-            raise key_too_large(len(key))
-        position: int = -1
-        if self._mapping is not None:
-            position = self._run_locked(self._store, key, value, flags)
-        if position < 0:
-            record = Record(key, value, tombstone=bool(flags))
-            return self._slow((record,), durable)
-        self._published()
-        if durable:
-            self._wait(position)
-        return position
-
-    def try_put(self, key: bytes, value: bytes) -> int:
-        """Append a plain put if nothing has to be waited for; else -1, and nothing was done."""
-        plain = type(key) is type(value) is bytes and len(key) <= fmt.KEY_BYTES_MAX
-        if not plain or len(value) > self._plain_bytes_max or self._mapping is None:
-            return -1
-        return self._try(self._store, key, value, 0)
-
-    def try_append(self, records: tuple[Record, ...]) -> int:
-        """Append records as one frame if nothing has to be waited for; else -1, nothing done."""
-        plain = all(type(item) is Record and type(item.value) is bytes for item in records)
-        if not plain or not records or self._mapping is None:
-            return -1
-        fits = frame_bytes(records, 1) <= self._plain_bytes_max
-        return self._try(self._store_group, records) if fits else -1
-
-    def _try(self, store: Callable[..., int], *args: Any) -> int:
-        position: int | None = self._try_locked(store, *args)
-        if position is None or position < 0:
-            return -1
-        self._published()
-        return position
-
-    def _published(self) -> None:
-        page = self._page
-        if page.load(fmt.WORD_APPEND_WAITERS):
-            page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
-        if not self._armed and self._arm is not None:
-            try:
-                self._armed = True
-                self._arm()
-            except BaseException:  # an interrupt: the next append has to arm
-                self._armed = False
-                raise
-        if page.load(fmt.WORD_END_OFFSET) >= self.chore_offset:
-            self._chore()
-
-    def _store(self, key: bytes, value: bytes, flags: int) -> int:
-        """Encode into the mapping and publish; -1 leaves it to `slow`. Under the append lock."""
-        now_ns = self._clock()
-        body = fmt.RECORD_HEADER.pack(flags, 0, len(key), len(value), now_ns) + key + value
-        return self._store_body(body, 1, now_ns)
-
-    def _store_group(self, records: tuple[Record, ...]) -> int:
-        now_ns = self._clock()
-        body = b"".join([encode_record(record, now_ns) for record in records])
-        newest = max(now_ns, *(record.timestamp_ns or 0 for record in records))
-        return self._store_body(body, len(records), newest)
-
-    def _store_body(self, body: bytes, count: int, newest_ns: int) -> int:
-        words, mapping = self._page._words, self._mapping
-        if (words[fmt.WORD_TAIL_BASE], words[fmt.WORD_EPOCH]) != (self._base, self._epoch):
-            return -1
-        if words[fmt.WORD_FAILED] or words[fmt.WORD_DIRTY] or mapping is None:
-            return -1
-        position: int = words[fmt.WORD_END]
-        offset: int = words[fmt.WORD_END_OFFSET]
-        durable = words[fmt.WORD_DURABLE]
-        frame = seal_frame(body, count, position, durable, self._tag, self._seed, self._align)
-        end = offset + len(frame)
-        if end > self._limit:
-            return -1
-        try:
-            self._page.begin(position, offset, end)
-            mapping[offset:end] = frame
-            self._page.finish(position + count, end, newest_ns)
-        except BaseException:
-            # An interrupt: in the log or not is decided now, not by the next append.
-            if mapping[offset:end] == frame:
-                self._page.finish(position + count, end, newest_ns)
-            words[fmt.WORD_DIRTY] = 0
-            raise
-        return position

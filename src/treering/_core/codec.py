@@ -40,8 +40,9 @@ if TYPE_CHECKING or not _native_available():
         frame_bytes,
         scan,
     )
-    from ._memory_py import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, Tail, mutex_kind
+    from ._memory_py import ACQUIRED, OWNER_DIED, TIMED_OUT, SharedPage, mutex_kind
     from ._record_py import Record
+    from ._tail_py import Tail
 
     backend = "python"
 else:

@@ -27,6 +27,7 @@ class Control:
     def __init__(self, file: File, mapping: Mapping, *, write: bool) -> None:
         self.file = file
         self._mapping: Mapping | None = mapping
+        self.closed = False  # whether close was called
         self.page = SharedPage(mapping, write=write)
         self.load = self.page.load
         self.store = self.page.store
@@ -132,6 +133,7 @@ class Control:
 
     def close(self) -> None:
         """Let go of the page; idempotent. Threads that wait in it get ClosedError."""
+        self.closed = True
         mapping, self._mapping = self._mapping, None
         if mapping is not None:
             # The memory goes when the last thread that sleeps in it has left, not before.
@@ -142,11 +144,6 @@ class Control:
         """In a forked child: as `close`; who was inside, or held a lock, did so in the parent."""
         self.page.abandon()
         self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether close was called."""
-        return self._mapping is None
 
     def fail(self, number: int) -> None:
         """Declare the log dead for everybody who has it open, and wake them all."""

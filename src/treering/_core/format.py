@@ -46,6 +46,7 @@ INDEX_ENTRY = struct.Struct("<QQQ")
 # tag, checksum of all after it, length in bytes (padding included), records, position of the
 # first record, position up to which all was durable when the frame was written
 FRAME_HEADER = struct.Struct("<IIIIQQ")
+FRAME_START, FRAME_REST = struct.Struct("<II"), struct.Struct("<IIQQ")  # checked is the rest
 # flags, reserved, key bytes, value bytes as stored, timestamp (ns)
 RECORD_HEADER = struct.Struct("<BBHIQ")
 # magic, version, flags, reserved, log id, sequence, epoch, reserved, first position, tail base,

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from . import format as fmt
-from .codec import ACQUIRED, OWNER_DIED, backend, mutex_kind
+from .codec import TIMED_OUT, backend, mutex_kind
 from .control import FILE_LOCK, PRIVATE_LOCK, Control
 from .errors import ClosedError, LockedError, ReentrantError, WaitTimeoutError
 from .files import WRITE, Directory
@@ -40,6 +40,7 @@ class AppendLock:
     def __init__(self, control: Control, timeout: float) -> None:
         self._threads = threading.RLock()
         self._control = control
+        self._page = control.page
         self._timeout = timeout
         self._entered = False
         self.closed = False  # set, under the lock where possible, by the handle that closes
@@ -57,16 +58,18 @@ class AppendLock:
                     "the log was called from a signal handler that interrupted a call on it",
                     hint="Set a flag in the handler and append afterwards",
                 )
+            released = False
             try:
                 try:
                     self._entered = True
                     self._acquire()
                     return action(*args)
                 finally:
-                    self._release()
+                    released = self._release()
             finally:
                 try:
-                    self._release()
+                    if not released:
+                        self._release()
                 finally:
                     self._entered = False  # no call: it must not fail at the end of the stack
 
@@ -99,6 +102,13 @@ class AppendLock:
                 self._threads.release()
 
     def _acquire(self) -> None:
+        # Nearly always the mutex is free.
+        if not self._mutex or self._page.lock(fmt.APPEND_MUTEX_OFFSET, 0) == TIMED_OUT:
+            self._acquire_in_time()
+        if self.closed:  # what a closing handle has vouched for must not change any more
+            self._check_open()
+
+    def _acquire_in_time(self) -> None:
         self._check_open()
         until = time.monotonic() + self._timeout
         while not self._acquire_slice(_SLICE_SECONDS):
@@ -107,7 +117,6 @@ class AppendLock:
                     f"another process has held the append lock for {self._timeout:g} s",
                     hint="Look for a stopped process among those that have the log open",
                 )
-        self._check_open()  # what a closing handle has vouched for must not change any more
 
     def _check_open(self) -> None:
         if self.closed or self._control.closed:
@@ -116,8 +125,7 @@ class AppendLock:
     def _acquire_slice(self, seconds: float) -> bool:
         """One bounded try, so that signals are served while we wait."""
         if self._mutex:
-            state = self._control.page.lock(fmt.APPEND_MUTEX_OFFSET, seconds)
-            return state in (ACQUIRED, OWNER_DIED)
+            return self._page.lock(fmt.APPEND_MUTEX_OFFSET, seconds) != TIMED_OUT
         if not self._file:
             return True
         until = time.monotonic() + seconds
@@ -129,11 +137,12 @@ class AppendLock:
             pause = min(pause * 2, 0.001)
         return True
 
-    def _release(self) -> None:
+    def _release(self) -> bool:
         if self._mutex:
-            self._control.page.unlock(fmt.APPEND_MUTEX_OFFSET)
-        elif self._file:
+            return self._page.unlock(fmt.APPEND_MUTEX_OFFSET)
+        if self._file:
             self._control.file.unlock()
+        return True
 
     def shut(self) -> None:
         """Refuse all further actions of this handle, though another process has the lock."""

@@ -21,6 +21,8 @@ from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_er
 from .survey import newer_error
 
 CHUNK_BYTES = 256 * 1024
+# A follower that slept until now expects little.
+GLANCE_BYTES = 4096
 # Reading one record, or a step backwards, needs no more than an index step and the frame.
 STEP_BYTES = fmt.INDEX_STEP_BYTES
 # How often bytes that should be a frame are read again before they are called damage: on machines
@@ -118,6 +120,7 @@ class _Feed:
         self._tries = 0
         self.stopped = False
         self._waiting_since: float | None = None
+        self._glance = False
         self._rewinds = source.rewinds()
 
     def __del__(self) -> None:
@@ -139,7 +142,7 @@ class _Feed:
                 if not self._wait(position):
                     return False
                 continue
-            self._waiting_since = None
+            self._glance, self._waiting_since = self._waiting_since is not None, None
             if self._load(iterator, position, end):
                 return True
         return False
@@ -245,17 +248,19 @@ class _Feed:
 
     def _read_chunk(self, position: int, at: int, needed: int) -> int:
         assert self._segment is not None
-        size = max(self._chunk_bytes, needed)
+        size = max(
+            min(GLANCE_BYTES, self._chunk_bytes) if self._glance else self._chunk_bytes, needed
+        )
         if needed > fmt.FRAME_BYTES_LIMIT or at + needed > self._segment.file.size():
             raise self._damage(position, at)
         if not self._copy:
             self._buffer = self._segment.file.read(size, at)
             return len(self._buffer)
         # The iterator still exports the buffer it has: grow by replacing, not by resizing.
-        keep = len(self._buffer) == self._chunk_bytes and size == self._chunk_bytes
+        keep = size <= len(self._buffer) == self._chunk_bytes
         if not keep:
-            self._buffer = bytearray(size)
-        return self._segment.file.read_into(memoryview(self._buffer), at)
+            self._buffer = bytearray(max(size, self._chunk_bytes))
+        return self._segment.file.read_into(memoryview(self._buffer)[:size], at)
 
     def _damage(self, position: int, offset: int) -> DamageError:
         assert self._segment is not None

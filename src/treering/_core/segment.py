@@ -17,7 +17,7 @@ from . import format as fmt
 from .codec import BAD, UNKNOWN, Scan, crc32, scan
 from .files import CREATE_NEW, READ, Directory, File
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 512 << 10
 # Frames up to this size are checked in memory; larger ones are streamed, so memory stays flat.
 WHOLE_FRAME_BYTES_MAX = 4 << 20
 # Of larger ones, the fixed parts of their records are read this much at a time.
