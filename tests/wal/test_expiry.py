@@ -76,6 +76,27 @@ def test_a_clock_that_steps_back_makes_no_ttl_end_before_it_began(few, call):
         assert wal.read(position).timestamp_ns == clock()
 
 
+@pytest.mark.parametrize("change", ["roll", "truncate_before", "truncate_after"])
+def test_the_newest_time_outlives_a_death_before_a_full_segment_has_its_footer(few, change):
+    """G19: nobody scans a full segment when the log is opened again, and its records count."""
+    clock = FakeClock()
+    wal = few.open(clock=clock)
+    wal._engine.writer.chores.seal = lambda header, end: None
+    fill(wal, 40)
+    seen = clock()
+    clock.jump(-HOUR)
+    while len(few.segments()) < 4:
+        fill(wal, 1)
+    if change == "truncate_before":
+        wal.truncate_before(wal.current_position())
+    elif change == "truncate_after":
+        wal.truncate_after(20)
+    few.kill()
+    wal = few.open(clock=clock)
+    position = wal.put(b"k", b"v", ttl=60)
+    assert wal.read(position).expires_at_ns == seen + 60 * SECOND
+
+
 def test_another_handles_clock_counts_too(shared):
     ahead, behind = FakeClock(), FakeClock(FakeClock()() - HOUR * SECOND)
     wal, other = shared.open(clock=ahead), shared.open(clock=behind)

@@ -245,7 +245,7 @@ class Manifest(NamedTuple):
     cut: int
     clean_position: int
     clean_offset: int
-    clean_newest_ns: int
+    newest_ns: int
 
     def pack(self) -> bytes:
         """One slot's bytes."""
@@ -263,7 +263,7 @@ class Manifest(NamedTuple):
             self.cut,
             self.clean_position,
             self.clean_offset,
-            self.clean_newest_ns,
+            self.newest_ns,
             0,
         )[:-4]
         return head + struct.pack("<I", checksum(head))

@@ -70,6 +70,7 @@ class _Planner:
 
     def run(self) -> Plan:
         manifest = self._manifest()
+        self.newest_ns = manifest.newest_ns
         for name in self.facts.temporaries:
             self.note(Label.TEMPORARY, os.path.join(self.facts.directory, name))
             self.remove.append(name)
@@ -245,7 +246,6 @@ class _Planner:
         self.end = scan.position
         # What lies in older segments was durable before this one had its name.
         self.durable = max(scan.durable, _vouched(manifest, fact), fact.base)
-        self.newest_ns = max(self.newest_ns, manifest.clean_newest_ns)
         if manifest.cut <= scan.position and manifest.epoch > fact.header.epoch:
             # The cut was decided and durable before; what is behind it no longer counts.
             self.end = manifest.cut
@@ -315,10 +315,12 @@ class _Planner:
             last = next((fact for fact in reversed(live) if fact.base < self.end), None)
         cut = self.end if self.cut is not None else self._pending_cut(old)
         tail_base = last.base if last is not None else fmt.NO_CUT
-        clean = (old.clean_position, old.clean_offset, old.clean_newest_ns)
+        clean = (old.clean_position, old.clean_offset)
         if self.cut is not None or tail_base != old.tail_base:
-            clean = (0, 0, 0)
-        new = fmt.Manifest(old.log_id, old.sequence + 1, epoch, first, tail_base, cut, *clean)
+            clean = (0, 0)
+        new = fmt.Manifest(
+            old.log_id, old.sequence + 1, epoch, first, tail_base, cut, *clean, old.newest_ns
+        )
         changed = new._replace(sequence=old.sequence) != self.facts.manifest
         return Plan(
             tuple(self.findings),

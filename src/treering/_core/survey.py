@@ -161,7 +161,7 @@ def _is_clean(manifest: fmt.Manifest | None, header: fmt.SegmentHeader, size: in
 
 def _vouched_facts(manifest: fmt.Manifest) -> dict[str, Any]:
     offset, position = manifest.clean_offset, manifest.clean_position
-    newest_ns = manifest.clean_newest_ns
+    newest_ns = manifest.newest_ns
     scan = SegmentScan(offset, position, position, 0, newest_ns, False, [])
     return {"scan": scan, "rest": segments.Rest(offset, None, 0)}
 

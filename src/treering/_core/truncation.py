@@ -83,7 +83,7 @@ def truncate_after(writer: Writer, end: int) -> None:
         tail_base=kept[-1] if kept else fmt.NO_CUT,
         clean_position=0,
         clean_offset=0,
-        clean_newest_ns=0,
+        newest_ns=load(fmt.WORD_NEWEST),
     )
     writer.control.store(fmt.WORD_DIRTY, fmt.DIRTY_FILES)
     writer.dead_on_error(writer.store_manifest, cut)

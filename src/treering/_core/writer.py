@@ -278,7 +278,7 @@ class Writer:
                 cut=fmt.NO_CUT,
                 clean_position=0,
                 clean_offset=0,
-                clean_newest_ns=0,
+                newest_ns=self.control.load(fmt.WORD_NEWEST),
             )
         )
 
@@ -342,7 +342,7 @@ class Writer:
                 manifest._replace(
                     clean_position=position,
                     clean_offset=offset,
-                    clean_newest_ns=load(fmt.WORD_NEWEST),
+                    newest_ns=load(fmt.WORD_NEWEST),
                 )
             )
 
