@@ -94,15 +94,17 @@ class Commit:
         if self._lock.held():  # a signal handler that interrupted a sync cannot wait for it
             self._sync_tail()
             return
+        released = False
         try:
             try:
                 if self._lock.join(position, seconds) and self._load(fmt.WORD_DURABLE) <= position:
                     self._linger()
                     self._sync_tail()
             finally:
-                self._lock.release()
+                released = self._lock.release()
         finally:
-            self._lock.release()
+            if not released:
+                self._lock.release()
 
     def _linger(self) -> None:
         """Wait a moment for those whom the last fsync has just let go: with them in this one, two

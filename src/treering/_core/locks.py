@@ -188,13 +188,15 @@ class SyncLock:
         self._give_back()
         return False
 
-    def release(self) -> None:
-        """Give it back and wake all who wait; harmless when this thread does not hold it.
+    def release(self) -> bool:
+        """Give it back and wake all who wait; whether this thread held it.
 
         In this order: a waiter that finds the lock taken must not miss the wake that follows.
         """
-        if self._give_back() and not self._control.closed:
+        given_back = self._give_back()
+        if given_back and not self._control.closed:
             self._page.end_sync()
+        return given_back
 
     def held(self) -> bool:
         """Whether this thread has it: then a signal handler runs that interrupted a sync."""

@@ -16,7 +16,7 @@ from .._core.codec import Record, Tail
 from .._core.engine import Engine
 from .._core.errors import UsageError
 from .._core.wal import Wal as PlainWal
-from ._cancelled import remember
+from ._cancelled import remember, remember_alone
 from ._commit import Committer
 from ._reader import Growth
 from ._threads import Worker, in_thread
@@ -132,7 +132,12 @@ class Appending:
         self, record: Record, *, compression: str | None = None, durable: bool = False
     ) -> int:
         """Append a record made with `Record(...)`; its position. See `treering.Wal.append`."""
-        return (await self.append_batch((record,), compression=compression, durable=durable))[0]
+        batch = self.append_batch((record,), compression=compression, durable=durable)
+        try:
+            return (await batch)[0]
+        except asyncio.CancelledError as error:
+            remember_alone(error)
+            raise
 
     async def append_batch(
         self,

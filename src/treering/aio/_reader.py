@@ -196,7 +196,9 @@ class Growth:
     def __init__(self, source: Source, durable_only: bool) -> None:
         self._source = source
         self._durable_only = durable_only
-        self._lock = threading.Lock()
+        # One that the same thread may take again: the collector may come at any step, and close a
+        # forgotten handle, or the tasks of a loop that is gone.
+        self._lock = threading.RLock()
         self._waiting: set[asyncio.Future[None]] = set()
         self._asked = Signal()
         self._thread: Background | None = None
@@ -220,7 +222,8 @@ class Growth:
         """Whoever waited has stopped waiting."""
         with self._lock:
             self._waiting.discard(future)
-        future.cancel()
+        if not future.get_loop().is_closed():  # it would call its task back there
+            future.cancel()
 
     def _run(self) -> None:
         trouble = None

@@ -30,6 +30,10 @@ class Inbox:
         self._jobs: deque[Job] = deque()
         self._called = False
 
+    def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this is the loop whose tasks learn of results here."""
+        return loop is self._loop
+
     def deliver(self, job: Job) -> None:
         """Wake whoever waits for the job; from any thread."""
         self._jobs.append(job)
@@ -47,12 +51,23 @@ class Inbox:
 class Job:
     """A call that a thread makes for a task."""
 
-    __slots__ = ("_call", "_claim", "_error", "_result", "_waiters", "inbox", "over", "withdrawn")
+    __slots__ = (
+        "_call",
+        "_claim",
+        "_error",
+        "_guests",
+        "_result",
+        "_waiters",
+        "inbox",
+        "over",
+        "withdrawn",
+    )
 
     def __init__(self, call: Callable[[], Any], inbox: Inbox) -> None:
         self._call = call
         self._claim = threading.Lock()
         self._waiters: list[asyncio.Future[None]] = []
+        self._guests: list[asyncio.Future[None]] = []  # of other loops than the inbox's
         self._result: Any = None
         self._error: BaseException | None = None
         self.inbox = inbox
@@ -67,6 +82,8 @@ class Job:
             except BaseException as error:
                 self._error = error
             self.over = True
+            for future in tuple(self._guests):
+                call_soon(future.get_loop(), resolve, future)
 
     def withdraw(self) -> None:
         """Take the call back, unless it has begun."""
@@ -76,8 +93,9 @@ class Job:
     async def wait(self) -> None:
         """Return when the call was made or withdrawn; cancelling changes nothing for the call."""
         if not self.over:
-            future = asyncio.get_running_loop().create_future()
-            self._waiters.append(future)
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            (self._waiters if self.inbox.serves(loop) else self._guests).append(future)
             if not self.over:  # it may have been delivered just before
                 await future
 
