@@ -300,6 +300,6 @@ def test_a_group_is_one_frame_or_left_to_slow_whole(twins):
 def test_populating_outside_the_mapping_is_harmless(twin):
     bench = Bench(twin)
     for offset, length in ((0, 4096), (SIZE - 4096, 1 << 20), (SIZE, 4096), (SIZE + 4096, 1)):
-        bench.tail.populate(offset, length)
+        bench.tail.populate(bench.mapping, offset, length)
     bench.tail.detach()
-    bench.tail.populate(0, 4096)
+    bench.tail.populate(bench.mapping, 0, 4096)

@@ -220,6 +220,12 @@ def fork_a_pool(log, count):
     wal.close()
 
 
+def _stack(frame):
+    while frame is not None:
+        yield frame.f_code.co_filename
+        frame = frame.f_back
+
+
 def fork_in_a_handler(log, words, forks, seed, exclusive=False):
     """A signal handler forks in the middle of appends. The child either leaves at once, or returns
     into the interrupted append (which is the parent's, and fails in the child) and then appends
@@ -236,7 +242,7 @@ def fork_in_a_handler(log, words, forks, seed, exclusive=False):
         state["forking"] = True
         writer = CHILD_WRITERS_FROM + state["forks"]
         state["forks"] += 1
-        in_the_door = frame.f_code.co_filename.endswith("files.py")
+        in_the_door = any(name.endswith("files.py") for name in _stack(frame))
         kind = "leave" if in_the_door else rng.choice(("leave", "stay", "stay late"))
         pid = os.fork()
         state["forking"] = False

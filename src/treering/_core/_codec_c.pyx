@@ -1151,13 +1151,11 @@ cdef class Tail:
         treering_store_strong(&self._armed, self._arm is None)
         treering_fence()
 
-    def populate(self, size_t offset, size_t length):
+    def populate(self, mapping, size_t offset, size_t length):
         """Take the page faults of coming appends now, if the system can (Linux 5.14)."""
         cdef Py_buffer view
-        if self._mapping == NULL:
-            return
         # A view of its own keeps the mapping alive while the interpreter lock is released.
-        PyObject_GetBuffer(<object>self._view.obj, &view, PyBUF_WRITABLE)
+        PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE)
         try:
             if offset < <size_t>view.len:
                 length = min(length, <size_t>view.len - offset)

@@ -80,9 +80,9 @@ class Tail:
         """Call `arm` again at the next append."""
         self._armed = self._arm is None
 
-    def populate(self, offset: int, length: int) -> None:
+    def populate(self, mapping: Any, offset: int, length: int) -> None:
         """Take the page faults of coming appends now, if the system can (Linux 5.14)."""
-        madvise = getattr(self._mapping, "madvise", None)
+        madvise = getattr(mapping, "madvise", None)
         if madvise is not None:
             try:
                 madvise(_MADV_POPULATE_WRITE, offset, length)

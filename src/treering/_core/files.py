@@ -383,7 +383,8 @@ class Directory:
 
     def open(self, name: str, flags: int = READ) -> File:
         """Open a file of the directory."""
-        file = File(self.files, self.join(name), flags)
+        path = self.join(name)  # first: a handler that forks meanwhile changes the door
+        file = File(self.files, path, flags)
         self._opened.add(file)
         return file
 
@@ -427,14 +428,16 @@ class Directory:
     def rename(self, old: str, new: str) -> None:
         """Rename within the directory; durable only after `sync`."""
         try:
-            self.files.rename(self.join(old), self.join(new))
+            old_path, new_path = self.join(old), self.join(new)
+            self.files.rename(old_path, new_path)
         except OSError as error:
             raise storage_error(error, f"rename to {new}", self.join(old)) from error
 
     def remove(self, name: str) -> None:
         """Remove a name, if it is there; durable only after `sync`."""
         try:
-            self.files.remove(self.join(name))
+            path = self.join(name)
+            self.files.remove(path)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -44,7 +44,7 @@ class QuietSource:
     def __init__(self, directory: Directory, start: Look, look: Callable[[int], Look]) -> None:
         self._directory = directory
         self._look = look
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
         self._first, self._end, self._durable, self._epoch, _, self._damage = start
         self._rewinds = (0, 0)

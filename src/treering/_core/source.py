@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from . import format as fmt
@@ -49,7 +50,7 @@ class OpenSegment:
             )
         self._index: list[fmt.IndexEntry] | None = None
         self._scanned = (self.header.frames_start, base, 0)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def index(self, end: int) -> list[fmt.IndexEntry]:
         """Signposts to the frames below `end`: the footer's, or made (and kept) by scanning."""
@@ -203,7 +204,7 @@ class Segments:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._kept: OrderedDict[int, OpenSegment] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def get(self, base: int) -> OpenSegment:
         """The segment of `base`; the caller holds `using`."""
@@ -220,13 +221,13 @@ class Segments:
         return kept
 
     @property
-    def using(self) -> threading.Lock:
+    def using(self) -> AbstractContextManager[bool]:
         """Held by whoever uses a kept segment, so that nobody closes it meanwhile."""
         return self._lock
 
     def abandon(self) -> None:
         """In a forked child: another thread may have held the lock when the parent forked."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Close them all."""

@@ -5,7 +5,7 @@ Used under the append lock, except for `populate`. Refuses to know the control p
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Callable
 
 from . import format as fmt
@@ -34,8 +34,6 @@ class TailSegment:
         self.limit = 0
         self._file: File | None = None
         self._mapping: Mapping | None = None
-        # Held while the mapping is replaced, and while pages of it are prepared by another thread.
-        self._mapping_lock = threading.Lock()
 
     def attach(self, base: int, epoch: int, *, closed: bool, fast: bool) -> None:
         """Open the segment of `base`; with `fast`, let the append path store into it by itself.
@@ -67,10 +65,11 @@ class TailSegment:
 
     def detach(self) -> None:
         """Let go of the segment; idempotent."""
-        with self._mapping_lock:
-            self._tail.detach()
-            mapping, self._mapping = self._mapping, None
-            if mapping is not None:
+        self._tail.detach()
+        mapping, self._mapping = self._mapping, None
+        if mapping is not None:
+            # While another thread prepares pages of it, it stays; then it goes by itself.
+            with contextlib.suppress(BufferError):
                 mapping.close()
         file, self._file = self._file, None
         if file is not None:
@@ -78,13 +77,8 @@ class TailSegment:
         self.base, self.header, self.limit = -1, None, 0
 
     def abandon(self) -> None:
-        """In a forked child: as `detach`, but another thread may have held the lock or used the
-        mapping when the parent forked."""
-        self._mapping_lock = threading.Lock()
-        try:
-            self.detach()
-        except BufferError:
-            self._mapping = None
+        """In a forked child: as `detach`."""
+        self.detach()
 
     def store(self, frame: bytes, offset: int) -> None:
         """Put the frame's bytes in place; in the page cache at return."""
@@ -122,6 +116,7 @@ class TailSegment:
 
     def populate(self, offset: int) -> None:
         """Take the page faults of the next appends now; only a mapped tail has any."""
-        with self._mapping_lock:
-            if self._mapping is not None and offset < self.limit:
-                self._tail.populate(offset & ~4095, POPULATE_BYTES)
+        mapping = self._mapping
+        if mapping is not None and offset < self.limit:
+            with contextlib.suppress(ValueError):  # closed just now
+                self._tail.populate(mapping, offset & ~4095, POPULATE_BYTES)
