@@ -14,6 +14,7 @@ from ._core.batch import Batch
 from ._core.codec import Record, backend
 from ._core.errors import (
     ClosedError,
+    ConflictError,
     DamageError,
     DataError,
     DiskFullError,
@@ -53,6 +54,7 @@ __all__ = [
     "START",
     "Batch",
     "ClosedError",
+    "ConflictError",
     "Cut",
     "DamageError",
     "DataError",

@@ -122,6 +122,15 @@ class PositionError(NotThereError):
     """The position lies beyond the end of the log."""
 
 
+class ConflictError(NotThereError):
+    """Somebody else appended first, so nothing was appended; `end` is the log's end.
+
+    Look at what came, decide again, and try again.
+    """
+
+    end: int | None = None
+
+
 class PrunedError(NotThereError):
     """The position was removed by truncation; `oldest` is the first one still there."""
 

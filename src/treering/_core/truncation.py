@@ -72,6 +72,8 @@ def truncate_after(writer: Writer, end: int) -> None:
     if end == load(fmt.WORD_END):
         return
     writer.commit.sync_for_roll()
+    # First: a snapshot that knows records which are gone would bring them back.
+    writer.snapshots.remove_from(end)
     view = View.load(writer.directory)
     # Below the first position there may still be files that an interrupted truncation left behind.
     oldest = view.containing(load(fmt.WORD_FIRST)) or 0

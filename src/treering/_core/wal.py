@@ -27,6 +27,7 @@ from .files import no_such_file
 from .options import WalConfig
 from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
 from .recovery import RecoveryReport
+from .snapshots import Snapshots
 from .source import pruned_error
 
 
@@ -190,12 +191,14 @@ class Wal:
         *,
         compression: str | None = None,
         durable: bool = False,
+        at: int | None = None,
     ) -> range:
         """Append records, or (key, value) pairs, as one atomic group; the range of positions.
 
         After any crash all of them are in the log or none. Readers in other processes see all at
-        once. An empty batch appends nothing. Guarantees and errors as `put`; TooLargeError also
-        for a batch over `batch_bytes_max`.
+        once. An empty batch appends nothing. With `at` the first record gets that position, or
+        ConflictError tells that somebody else appended since you looked. Guarantees and errors as
+        `put`; TooLargeError also for a batch over `batch_bytes_max`.
         """
         engine = self._live()
         if not isinstance(records, Iterable):
@@ -207,7 +210,10 @@ class Wal:
         if not batch:
             end = self.current_position()
             return range(end, end)
-        first = engine.writer.tail.append_records(batch, durable or self._always)
+        if at is None:
+            first = engine.writer.tail.append_records(batch, durable or self._always)
+        else:
+            first = engine.writer.append(batch, durable or self._always, check_position(at))
         return range(first, first + len(batch))
 
     def batch(self, *, durable: bool = False) -> Batch:
@@ -376,6 +382,12 @@ class Wal:
     def pins(self) -> dict[str, int]:
         """All pins, by name."""
         return retention.load_pins(self._any().directory)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots beside this log: what its records came to, as of a position."""
+        engine = self._any()
+        return Snapshots(engine.directory, engine.log_id or bytes(16), self._config)
 
     # --- Knowing ----------------------------------------------------------------------------------
 

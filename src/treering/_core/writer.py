@@ -24,6 +24,7 @@ from .codec import Record, Tail, encode_frame, frame_bytes
 from .commit import Commit
 from .control import Control
 from .errors import (
+    ConflictError,
     DamageError,
     DiskFullError,
     StorageError,
@@ -34,6 +35,7 @@ from .files import Directory
 from .intake import Intake
 from .locks import AppendLock
 from .options import WalConfig
+from .snapshots import Snapshots
 from .tail_segment import TailSegment
 
 
@@ -56,6 +58,7 @@ class Writer:
         self._log_id = log_id
         self._arm = arm
         self.intake = Intake(config, control)
+        self.snapshots = Snapshots(directory, log_id, config)
         self.lock = AppendLock(control, config.lock_timeout_seconds)
         self.tail = Tail(
             control.page,
@@ -93,11 +96,14 @@ class Writer:
 
     # --- Append ----------------------------------------------------------------------------------
 
-    def append(self, items: Sequence[Record | tuple[bytes, bytes]], durable: bool) -> int:
-        """Append records, or (key, value) pairs, as one atomic frame; the first one's position."""
+    def append(
+        self, items: Sequence[Record | tuple[bytes, bytes]], durable: bool, at: int | None = None
+    ) -> int:
+        """Append records, or (key, value) pairs, as one atomic frame; the first one's position,
+        which has to be `at` unless that is None (ConflictError)."""
         records = tuple(map(self.intake.as_record, items))
         self.intake.check_sizes(records)
-        position = self.lock.run(self._append_locked, records)
+        position = self.lock.run(self._append_locked, records, at)
         self.control.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
         self.chores.request()
         if self._arm is not None:
@@ -106,9 +112,11 @@ class Writer:
             self.commit.wait(position + len(records) - 1)
         return position
 
-    def _append_locked(self, records: Sequence[Record]) -> int:
+    def _append_locked(self, records: Sequence[Record], at: int | None) -> int:
         self.catch_up()
         load = self.control.load
+        if at is not None and at != load(fmt.WORD_END):
+            raise _conflict(at, load(fmt.WORD_END))
         header = self._segment.header
         size = frame_bytes(records, header.align if header else self._config.frame_align_bytes)
         if load(fmt.WORD_END_OFFSET) + size > self._segment.limit:
@@ -350,6 +358,16 @@ class Writer:
         """In a forked child: drop what belongs to the parent without touching the log."""
         self.chores.abandon()
         self._segment.abandon()
+
+
+def _conflict(at: int, end: int) -> ConflictError:
+    error = ConflictError(
+        "another append was faster",
+        position=at,
+        hint=f"The log ends at {end}: read on, decide again, and try again",
+    )
+    error.end = end
+    return error
 
 
 def _segment_bytes(bytes_max: int, needed: int) -> int:

@@ -1,0 +1,193 @@
+"""Snapshots: what the records below a position came to, in one file beside the segments.
+
+The file is a segment's header and frames (docs/format.md); its records are the state's, not the
+log's. The first one is the label, the last one says how many there are between, so that a file
+which ends early is never taken for whole. Written under a temporary name, fsynced, then renamed:
+there is a whole snapshot or none.
+
+Refuses to know what the records mean.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+from . import format as fmt
+from .codec import INCOMPLETE, Record, RecordIterator, encode_frame
+from .compression import decompress
+from .errors import DamageError, NotThereError, StorageError
+from .files import CREATE_NEW, Directory, File, no_such_file
+from .options import WalConfig
+
+# The stream of the first and the last record, which are not the state's.
+_FRAME_STREAM = 0xFFFFFFFF
+_END_KEY = b"end"
+
+_NAME = re.compile(r"(\d{20})\.snap")
+_FRAME_RECORDS, _FRAME_BYTES = 1024, 256 << 10
+_CHUNK_BYTES = 1 << 20
+
+
+class Snapshot(NamedTuple):
+    """An open snapshot. `records` is read once; DamageError from it means: try an older one."""
+
+    position: int
+    label: bytes
+    records: Iterator[Record]
+
+
+class Snapshots:
+    """The snapshots beside one log. Thread-safe and process-safe: files appear and go whole."""
+
+    def __init__(self, directory: Directory, log_id: bytes, config: WalConfig) -> None:
+        self._directory = directory
+        self._log_id = log_id
+        self._config = config
+
+    def positions(self) -> list[int]:
+        """Of all snapshots, the newest first. One directory listing."""
+        found = map(_NAME.fullmatch, self._directory.names())
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def write(self, position: int, label: bytes, records: Iterable[Record]) -> int:
+        """Write a snapshot; the bytes it takes. Durable at return, O(size).
+
+        The caller has made the log durable up to `position`: a snapshot must not know more than
+        the log. Replaces one of the same position. DiskFullError and StorageError leave no trace.
+        """
+        name = _name_of(position)
+        temporary = f"{name}.{os.getpid()}{fmt.TEMPORARY_SUFFIX}"
+        header = fmt.SegmentHeader(self._log_id, position, 0, 8, self._config.now_ns())
+        self._directory.remove(temporary)
+        try:
+            with self._directory.open(temporary, CREATE_NEW) as file:
+                size = self._write(file, header, label, records)
+                file.sync()
+            self._directory.rename(temporary, name)
+        except BaseException:
+            self._directory.remove(temporary)
+            raise
+        self._directory.sync()
+        return size
+
+    def _write(
+        self, file: File, header: fmt.SegmentHeader, label: bytes, records: Iterable[Record]
+    ) -> int:
+        file.write(header.pack(), 0)
+        at, position = header.frames_start, header.base
+        for group in _groups(label, records):
+            frame = encode_frame(
+                group, position, 0, header.tag, header.seed, header.align, header.created_ns
+            )
+            file.write(frame, at)
+            at, position = at + len(frame), position + len(group)
+        return at
+
+    def read(self, position: int) -> Snapshot:
+        """Open the snapshot of that position. NotThereError if there is none; DamageError, also
+        from the records, if it is not whole. Memory stays flat."""
+        try:
+            file = self._directory.open(_name_of(position))
+        except StorageError as error:
+            if no_such_file(error):
+                raise NotThereError("there is no such snapshot", position=position) from error
+            raise
+        records = _Reading(file, position, self._log_id).records()
+        label = next(records)
+        return Snapshot(position, bytes(label.value), records)
+
+    def remove(self, position: int) -> None:
+        """Remove one, if it is there."""
+        self._directory.remove(_name_of(position))
+
+    def remove_from(self, position: int) -> None:
+        """Remove those that know records from `position` on; durable at return."""
+        newer = [found for found in self.positions() if found > position]
+        for found in newer:
+            self.remove(found)
+        if newer:
+            self._directory.sync()
+
+
+def _name_of(position: int) -> str:
+    return f"{position:020d}.snap"
+
+
+def _groups(label: bytes, records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in groups that make one frame each; the label and the end stand alone."""
+    yield [Record(b"label", label, stream=_FRAME_STREAM)]
+    group: list[Record] = []
+    count = size = 0
+    for record in records:
+        group.append(record)
+        size += len(record.key) + len(record.value)
+        if len(group) == _FRAME_RECORDS or size > _FRAME_BYTES:
+            yield group
+            count, size, group = count + len(group), 0, []
+    if group:
+        yield group
+    yield [Record(_END_KEY, b"%d" % (count + len(group)), stream=_FRAME_STREAM)]
+
+
+class _Reading:
+    """One pass over a snapshot's file."""
+
+    def __init__(self, file: File, position: int, log_id: bytes) -> None:
+        self._file = file
+        self._position = position
+        self._at = 0
+        try:
+            self._header = fmt.SegmentHeader.unpack(file.read(fmt.SEGMENT_HEADER_BYTES, 0))
+            if self._header.log_id != log_id or self._header.base != position:
+                raise self._damaged("it belongs to another log or position")
+        except fmt.FormatError as error:
+            file.close()
+            raise self._damaged(str(error)) from error
+        except BaseException:
+            file.close()
+            raise
+
+    def records(self) -> Iterator[Record]:
+        """The label, then the state's records; DamageError where the file is not whole."""
+        with closing(self._file):
+            count, waiting = -1, None
+            for record in self._all():
+                if waiting is not None:
+                    count += 1
+                    yield waiting  # the last one is the end, and not for others
+                waiting = record
+            found = (waiting.stream, waiting.key, waiting.value) if waiting is not None else ()
+            if found != (_FRAME_STREAM, _END_KEY, b"%d" % count):
+                raise self._damaged("it ends early, or is none")
+
+    def _all(self) -> Iterator[Record]:
+        header = self._header
+        self._at = header.frames_start
+        iterator = RecordIterator(self._refill, decompress, True)
+        iterator.position = header.base
+        return iterator
+
+    def _refill(self, iterator: RecordIterator) -> bool:
+        self._at += iterator.offset
+        if iterator.reason != INCOMPLETE or iterator.needed > fmt.FRAME_BYTES_LIMIT:
+            return False
+        block = self._file.read(max(_CHUNK_BYTES, iterator.needed), self._at)
+        if len(block) < max(iterator.needed, 1):
+            return False
+        header = self._header
+        iterator.load(
+            block, 0, len(block), iterator.position, fmt.POSITION_MAX, 0, header.tag, header.seed
+        )
+        return True
+
+    def _damaged(self, problem: str) -> DamageError:
+        return DamageError(
+            f"the snapshot is damaged: {problem}",
+            path=self._file.path,
+            position=self._position,
+            hint="An older snapshot, or the log from its beginning, gives the same state",
+        )
