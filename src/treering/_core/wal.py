@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from . import format as fmt
 from . import retention
 from .arguments import check_position, check_seconds
 from .batch import Batch
-from .codec import Record, Tail, backend
+from .codec import Record, backend
 from .engine import Engine, QuietEngine, abandon_all, directory_of
 from .errors import (
     ClosedError,
@@ -77,13 +78,16 @@ class Wal:
             self._engine = QuietEngine(directory, self._config)
         else:
             self._engine = Engine(directory, self._config)
-            self._bind(self._engine.writer.tail)
+            self._bind(self._engine)
         self._forked = False
         self._finalizer = weakref.finalize(self, self._engine.close)
         _open_handles.add(self)
 
-    def _bind(self, tail: Tail) -> None:
-        """Without a wait for durability, `put` and `delete` are the append itself: one call."""
+    def _bind(self, engine: Engine) -> None:
+        """What is asked for most is one call: the end of the log, and, without a wait for
+        durability, `put` and `delete`."""
+        tail = engine.writer.tail
+        vars(self).update(current_position=partial(engine.control.load, fmt.WORD_END))
         if not self._always:
             vars(self).update(put=tail.put, delete=tail.delete)
 
@@ -468,8 +472,8 @@ class Wal:
             self._ending = None
 
     def _unbind(self) -> None:
-        vars(self).pop("put", None)
-        vars(self).pop("delete", None)
+        for name in ("put", "delete", "current_position"):
+            vars(self).pop(name, None)
 
     def _after_fork(self) -> None:
         """In the child: what the parent holds is not ours."""

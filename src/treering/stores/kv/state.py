@@ -24,6 +24,7 @@ class State:
         self._sorted: list[bytes] = []
         self._fresh: set[bytes] = set()  # keys that came since, or went and came
         self._gone = False  # keys went since
+        self._unsorted = False
 
     def apply(self, record: Record) -> None:
         """Take in one record of the log."""
@@ -61,7 +62,12 @@ class State:
 
     def load(self, record: Record) -> None:
         """Take in one record of a snapshot."""
-        self.apply(record)
+        self.items[record.key] = bytes(record.value)
+        self._unsorted = True
+        if record.expires_at_ns is not None:
+            self.expiries[record.key] = record.expires_at_ns
+        if self.newest_ns == 0:
+            self.newest_ns = record.timestamp_ns or 0
 
     def copy(self) -> State:
         """Another state that stays as this one is now: one shallow copy of the dicts."""
@@ -69,7 +75,7 @@ class State:
         other.items, other.expiries = self.items.copy(), self.expiries.copy()
         other.newest_ns = self.newest_ns
         other._sorted, other._fresh = self._sorted, set(self._fresh)
-        other._gone = self._gone
+        other._gone, other._unsorted = self._gone, self._unsorted
         return other
 
     def now_ns(self) -> int:
@@ -90,6 +96,9 @@ class State:
 
     def keys_in_order(self) -> list[bytes]:
         """All keys, sorted; expired ones too. The list is never changed afterwards."""
+        if self._unsorted:
+            self._sorted, self._fresh = sorted(self.items), set()
+            self._gone = self._unsorted = False
         if self._gone:
             self._sorted = [key for key in self._sorted if key in self.items]
             self._gone = False
