@@ -8,7 +8,9 @@ waits for itself. What is used here is made in C: each step happens or does not.
 from __future__ import annotations
 
 import _thread
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 
 class Signal:
@@ -65,3 +67,29 @@ class Background:
         if self._started and self._ident != _thread.get_ident():
             with self._over:
                 return
+
+
+def apart(call: Callable[[], object]) -> None:
+    """Make the call; by a thread of its own if this one is inside the log's code.
+
+    For what the collector does: it may come at any step, and find a forgotten handle in a thread
+    that holds what closing it would wait for.
+    """
+    if _inside_the_log():
+        Background(call).start()
+    else:
+        call()
+
+
+def _inside_the_log() -> bool:
+    """Whether this thread is inside the core, not counting the loops of our own threads."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(_CORE) and module != __name__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CORE = __name__.removesuffix("background")

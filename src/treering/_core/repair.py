@@ -162,7 +162,8 @@ class _Job:
                 _refuse_failing_disk(damage)
             if self.salvage is not None:
                 # First of all: nothing has been moved yet, and nothing will be unless this works.
-                salvaged, skipped = salvage_records(self.directory, self.salvage, mending)
+                with _whole_or_absent(self.salvage) as making:
+                    salvaged, skipped = salvage_records(self.directory, making, mending)
             self._act(found, mending)
         return RepairReport(
             self.directory.path,
@@ -180,19 +181,24 @@ class _Job:
         )
 
     def _act(self, found: Examination, mending: Mending) -> None:
-        target = self.directory
         if self.into is None:
             _InPlace(self.directory, mending, self.kept).run()
-        else:
-            _copy(self.directory, self.into, found, mending)
-            target = self.into
-        left = examine_log(target).verdict.damage
-        if left:
-            raise DamageError(
-                f"the repaired log is still damaged: {left[0].describe()}",
-                path=target.path,
-                hint="Nothing was lost: what was taken out lies in files ending in .cut",
-            )
+            kept = "Nothing was lost: what was taken out lies in files ending in .cut"
+            _refuse_damage(self.directory, kept)
+            return
+        with _whole_or_absent(self.into) as making:
+            _copy(self.directory, making, found, mending)
+            _refuse_damage(making, "The log itself was not changed, and no copy was made")
+
+
+def _refuse_damage(repaired: Directory, hint: str) -> None:
+    left = examine_log(repaired).verdict.damage
+    if left:
+        raise DamageError(
+            f"the repaired log is still damaged: {left[0].describe()}",
+            path=repaired.path,
+            hint=hint,
+        )
 
 
 def _refuse_newer(verdict: Verdict) -> None:
@@ -307,11 +313,8 @@ def _guard(directory: Directory, mending: Mending) -> None:
 # --- A copy --------------------------------------------------------------------------------------
 
 
-def _copy(source: Directory, into: Directory, found: Examination, mending: Mending) -> None:
-    """The repaired log in a new directory: whole, or not there at all."""
-    parent = Directory(into.files, os.path.dirname(into.path))
-    making = Directory(into.files, f"{into.path}.{os.getpid()}{fmt.TEMPORARY_SUFFIX}")
-    making.make()
+def _copy(source: Directory, making: Directory, found: Examination, mending: Mending) -> None:
+    """The repaired log in a new directory."""
     for content, stop in mending.copies():
         _copy_segment(source, making, content, stop)
     manifests.create(making, mending.manifest_of_copy(found.verdict.manifest))
@@ -319,9 +322,6 @@ def _copy(source: Directory, into: Directory, found: Examination, mending: Mendi
         _guard(making, mending)
     elif fmt.PINS_NAME in found.picture.names:
         retention.store_pins(making, retention.load_pins(source))
-    making.sync()
-    parent.rename(os.path.basename(making.path), os.path.basename(into.path))
-    parent.sync()
 
 
 def _copy_segment(source: Directory, target: Directory, content: Content, stop: int) -> None:
@@ -331,3 +331,41 @@ def _copy_segment(source: Directory, target: Directory, content: Content, stop: 
         new.write(content.header.pack(), 0)
         _copy_range(old, new, fmt.SEGMENT_HEADER_BYTES, stop, 0)
         new.sync()
+
+
+@contextlib.contextmanager
+def _whole_or_absent(target: Directory) -> Iterator[Directory]:
+    """A new directory, which gets the target's name when the block has filled it.
+
+    Whatever interrupts that, nothing is under the target's name; a kill leaves `….tmp` beside it.
+    """
+    parent = Directory(target.files, os.path.dirname(target.path))
+    making = _unused_name(target)
+    making.make()
+    try:
+        yield making
+        making.sync()
+        parent.rename(os.path.basename(making.path), os.path.basename(target.path))
+    except BaseException:
+        _empty(making)
+        raise
+    parent.sync()
+    target.sync_way()
+
+
+def _unused_name(target: Directory) -> Directory:
+    """Beside the target, of this process alone, without what an earlier try has left."""
+    number = 1
+    while True:
+        name = f"{target.path}.{os.getpid()}-{number}{fmt.TEMPORARY_SUFFIX}"
+        directory = Directory(target.files, name)
+        if not directory.exists() or not directory.names():
+            return directory
+        number += 1
+
+
+def _empty(directory: Directory) -> None:
+    """Give the space back, as far as that can be done."""
+    with contextlib.suppress(StorageError):
+        for name in directory.names():
+            directory.remove(name)

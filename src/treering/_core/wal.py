@@ -13,11 +13,13 @@ from typing import Any
 from . import format as fmt
 from . import retention
 from .arguments import check_position, check_seconds
+from .background import apart
 from .batch import Batch
 from .codec import Record, backend
 from .engine import Engine, QuietEngine, abandon_all, directory_of
 from .errors import (
     ClosedError,
+    DamageError,
     ForkedError,
     PositionError,
     ReadOnlyError,
@@ -80,7 +82,7 @@ class Wal:
             self._engine = Engine(directory, self._config)
             self._bind(self._engine)
         self._forked = False
-        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._finalizer = weakref.finalize(self, apart, self._engine.close)
         _open_handles.add(self)
 
     def _bind(self, engine: Engine) -> None:
@@ -436,16 +438,23 @@ class Wal:
         Reads everything: see `treering.verify` for progress and a list of all problems.
         """
         engine = self._any()
-        first, end = engine.source.first(), engine.source.end(False)
-        assert first <= engine.source.end(True) <= end, "first <= durable <= end"
+        first, durable = engine.source.first(), engine.source.end(True)
+        end = engine.source.end(False)  # last: while we look, others append and sync
+        if not first <= durable <= end:
+            raise self._broken(f"durable below {durable}, but it holds [{first}, {end})", durable)
         expected = first
         for record in self.read_from(first, stop=end):
-            assert record.position == expected, f"position {record.position}, not {expected}"
+            if record.position != expected:
+                raise self._broken(f"position {record.position}, not {expected}", expected)
             expected += 1
-        assert expected >= end or engine.source.first() > first, f"records end at {expected}"
+        if expected < end and engine.source.first() <= first:
+            raise self._broken(f"no record from {expected} on, the end is {end}", expected)
         damaged = engine.source.damaged_from()
         if damaged is not None:
             raise damaged[1]
+
+    def _broken(self, what: str, position: int) -> DamageError:
+        return DamageError(what, path=self._path, position=position, hint="Run `treering verify`")
 
     # --- Closing ----------------------------------------------------------------------------------
 

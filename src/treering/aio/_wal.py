@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 from .._core import format as fmt
 from .._core.arguments import check_position, check_seconds
+from .._core.background import Background
 from .._core.codec import Record
 from .._core.errors import PositionError, WaitTimeoutError
 from .._core.options import WalConfig
@@ -243,11 +245,11 @@ class Opening:
         return self._open().__await__()
 
     async def _open(self) -> Wal:
-        opening = asyncio.get_running_loop().run_in_executor(None, self._call)
+        attempt = _Attempt(self._call)
         try:
-            return Wal(await asyncio.shield(opening))
+            return Wal(await asyncio.shield(in_thread(attempt.run)))
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_unwanted)
+            attempt.give_up()
             raise
 
     async def __aenter__(self) -> Wal:
@@ -264,6 +266,26 @@ class Opening:
         await self._wal.close()
 
 
-def _close_unwanted(opening: asyncio.Future[PlainWal]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.get_loop().run_in_executor(None, opening.result().close)
+class _Attempt:
+    """An opening that a thread makes for a task, which may give up waiting for it.
+
+    Whoever comes second, the thread that has opened the log or the task, closes it; without the
+    loop's help, which may be about to end.
+    """
+
+    def __init__(self, call: Callable[[], PlainWal]) -> None:
+        self._call = call
+        self._claim = threading.Lock()
+        self._wal: PlainWal | None = None
+
+    def run(self) -> PlainWal:
+        """Open the log. In a worker thread."""
+        self._wal = wal = self._call()
+        if not self._claim.acquire(blocking=False):
+            wal.close()
+        return wal
+
+    def give_up(self) -> None:
+        """The task does not want it any more."""
+        if not self._claim.acquire(blocking=False) and self._wal is not None:
+            Background(self._wal.close).start()
