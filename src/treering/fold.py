@@ -42,6 +42,7 @@ from ._core.errors import (
     ConflictError,
     DamageError,
     NotThereError,
+    PositionError,
     PrunedError,
     TreeringError,
     UsageError,
@@ -146,6 +147,10 @@ class Fold(Generic[S]):
         if position is None:
             with self.wal.read_from(time=time) as reader:
                 position = reader.position
+        if position > (end := self.wal.current_position()):
+            raise PositionError(
+                "the log has not reached this position", position=position, hint=f"It ends at {end}"
+            )
         state, start = self._load(position)
         for record in self.wal.read_from(start, stop=position):
             state.apply(record)

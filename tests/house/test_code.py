@@ -34,7 +34,7 @@ LONG_MODULES: dict[str, tuple[int, str]] = {
     "src/treering/_core/format.py": (405, "every layout on one page"),
     "src/treering/_core/reader.py": (425, "all ways to read; the iterator and what it refills"),
     "src/treering/_core/segment.py": (405, "everything about one segment file"),
-    "src/treering/_core/wal.py": (530, "the public face: two thirds are docstrings"),
+    "src/treering/_core/wal.py": (550, "the public face: two thirds are docstrings"),
 }
 #   "src/treering/x.py::Class.function": (lines, "why it is one piece")
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}

@@ -230,3 +230,14 @@ def failed_error(number: int, path: str) -> FailedError:
         path=path,
         hint="What was reported durable is safe. Check the device, then open the log again",
     )
+
+
+def conflict_error(at: int, end: int) -> ConflictError:
+    """The error for an append that was to get position `at`, in a log that ends at `end`."""
+    error = ConflictError(
+        "another append was faster",
+        position=at,
+        hint=f"The log ends at {end}: read on, decide again, and try again",
+    )
+    error.end = end
+    return error

@@ -24,11 +24,11 @@ from .codec import Record, Tail, encode_frame, frame_bytes
 from .commit import Commit
 from .control import Control
 from .errors import (
-    ConflictError,
     DamageError,
     DiskFullError,
     StorageError,
     TreeringError,
+    conflict_error,
     failed_error,
 )
 from .files import Directory
@@ -116,7 +116,7 @@ class Writer:
         self.catch_up()
         load = self.control.load
         if at is not None and at != load(fmt.WORD_END):
-            raise _conflict(at, load(fmt.WORD_END))
+            raise conflict_error(at, load(fmt.WORD_END))
         header = self._segment.header
         size = frame_bytes(records, header.align if header else self._config.frame_align_bytes)
         if load(fmt.WORD_END_OFFSET) + size > self._segment.limit:
@@ -358,16 +358,6 @@ class Writer:
         """In a forked child: drop what belongs to the parent without touching the log."""
         self.chores.abandon()
         self._segment.abandon()
-
-
-def _conflict(at: int, end: int) -> ConflictError:
-    error = ConflictError(
-        "another append was faster",
-        position=at,
-        hint=f"The log ends at {end}: read on, decide again, and try again",
-    )
-    error.end = end
-    return error
 
 
 def _segment_bytes(bytes_max: int, needed: int) -> int:

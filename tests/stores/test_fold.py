@@ -1,0 +1,235 @@
+"""The fold: a state that follows a log, its snapshots, and what is left when one of them is bad."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from treering import DamageError, FsyncPolicy, PositionError, PrunedError, Record, UsageError
+from treering.fold import Fold
+from treering.testing import MemoryFiles
+
+OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
+
+
+class Totals:
+    """Sums by key."""
+
+    label = b"totals 1"
+
+    def __init__(self):
+        self.sums = {}
+
+    def apply(self, record):
+        self.sums[record.key] = self.sums.get(record.key, 0) + int(record.value)
+
+    def dump(self):
+        return (Record(key, b"%d" % value) for key, value in self.sums.items())
+
+    def load(self, record):
+        self.sums[record.key] = int(record.value)
+
+    def copy(self):
+        other = Totals()
+        other.sums = self.sums.copy()
+        return other
+
+
+@pytest.fixture
+def files():
+    return MemoryFiles()
+
+
+def opened(files, **options):
+    return Fold("/log", Totals, files=files, **{**OPTIONS, **options})
+
+
+def add(fold, count, key=b"a"):
+    for _ in range(count):
+        fold.wal.put(key, b"1")
+
+
+def test_a_query_sees_what_anybody_appended(files):
+    with opened(files) as fold, opened(files) as other:
+        add(fold, 3)
+        add(other, 2)
+        assert fold.state().sums == other.state().sums == {b"a": 5}
+        assert fold.position == 5
+
+
+def test_a_command_is_decided_on_the_newest_state_only(files):
+    """Somebody is faster: it is asked again, with what came in between."""
+    with opened(files) as fold, opened(files) as other:
+        seen = []
+
+        def decide(state):
+            seen.append(dict(state.sums))
+            if len(seen) == 1:
+                other.wal.put(b"a", b"10")
+            return [(b"a", b"%d" % (state.sums.get(b"a", 0) + 1))]
+
+        assert fold.command(decide) == range(1, 2)
+        assert seen == [{}, {b"a": 10}]
+        assert other.state().sums == {b"a": 21}
+
+
+def test_a_command_may_refuse_or_want_nothing(files):
+    with opened(files) as fold:
+        assert fold.command(lambda state: []) == range(0)
+        with pytest.raises(ZeroDivisionError):
+            fold.command(lambda state: 1 / 0)
+        assert fold.wal.current_position() == 0
+
+
+def test_threads_that_command_lose_no_update(files):
+    with opened(files) as fold, opened(files) as other:
+
+        def work(one):
+            for _ in range(50):
+                one.command(lambda state: [(b"n", b"1")])
+
+        threads = [threading.Thread(target=work, args=(one,)) for one in (fold, other) * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert fold.state().sums == {b"n": 200}
+
+
+def test_a_checkpoint_removes_what_is_not_needed_and_opening_reads_the_rest(files):
+    with opened(files) as fold:
+        add(fold, 500)
+        assert fold.checkpoint() == 500
+        assert fold.wal.first_position == 0  # one snapshot alone proves little
+        add(fold, 100)
+        assert fold.checkpoint() == 600
+        assert 0 < fold.wal.first_position <= 500
+        add(fold, 7)
+        assert fold.wal.snapshots.positions() == [600, 500]
+        fold.checkpoint()
+        assert fold.wal.snapshots.positions() == [607, 600]
+        fold.check()
+    with opened(files) as fold:
+        assert fold.state().sums == {b"a": 607}
+        assert fold.trouble == []
+
+
+def test_a_checkpoint_of_the_same_position_changes_nothing(files):
+    with opened(files) as fold:
+        add(fold, 5)
+        assert fold.checkpoint() == fold.checkpoint() == 5
+        assert fold.wal.snapshots.positions() == [5]
+
+
+def test_a_damaged_snapshot_falls_back_to_the_one_before(files):
+    with opened(files) as fold:
+        add(fold, 500)
+        fold.checkpoint()
+        add(fold, 100)
+        fold.checkpoint()
+        add(fold, 3)
+    for name in ("/log/00000000000000000600.snap", "/log/00000000000000000500.snap"):
+        data = bytearray(files.contents()[name])
+        data[len(data) // 2] ^= 1
+        files.put_file(name, bytes(data))
+        if name.endswith("600.snap"):
+            with opened(files) as fold:
+                assert fold.state().sums == {b"a": 603}
+                assert "damaged" in fold.trouble[0]
+    with pytest.raises(DamageError) as caught:
+        opened(files)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("length", range(0, 400, 7))
+def test_a_snapshot_that_ends_early_is_never_taken_for_whole(files, length):
+    with opened(files) as fold:
+        for number in range(4):
+            fold.wal.put(b"key-%d" % number, b"5")
+        fold.checkpoint()
+    name = "/log/00000000000000000004.snap"
+    whole = files.contents()[name]
+    files.put_file(name, whole[: min(length, len(whole) - 1)])
+    with opened(files) as fold:
+        assert len(fold.state().sums) == 4
+        assert len(fold.trouble) == 1
+
+
+def test_another_stores_snapshot_is_not_loaded(files):
+    class Others(Totals):
+        label = b"others 1"
+
+    with opened(files) as fold:
+        add(fold, 4)
+        fold.checkpoint()
+    with Fold("/log", Others, files=files, **OPTIONS) as fold:
+        assert fold.state().sums == {b"a": 4}  # from the log, which is still whole
+        assert "totals" in fold.trouble[0]
+
+
+def test_who_was_overtaken_by_a_checkpoint_takes_its_snapshot(files):
+    with opened(files) as fold, opened(files) as slow:
+        add(fold, 500)
+        assert slow.state().sums == {b"a": 500}
+        for _ in range(3):
+            add(fold, 500)
+            fold.checkpoint()
+        assert fold.wal.first_position > 500
+        assert slow.state().sums == {b"a": 2000}
+        assert slow.position == 2000
+
+
+def test_the_state_at_a_position_and_a_time(files):
+    with opened(files) as fold:
+        add(fold, 500)
+        fold.checkpoint()
+        add(fold, 100)
+        moment = fold.wal.read(550).timestamp
+        assert fold.at(position=0).sums == {}
+        assert fold.at(position=499).sums == {b"a": 499}
+        assert fold.at(position=560).sums == {b"a": 560}
+        assert fold.at(time=moment).sums[b"a"] <= 550
+        with pytest.raises(PositionError):
+            fold.at(position=601)
+        with pytest.raises(UsageError):
+            fold.at()
+        fold.checkpoint()
+        add(fold, 100)
+        fold.checkpoint()
+        with pytest.raises(PrunedError):
+            fold.at(position=10)
+
+
+def test_truncate_after_takes_snapshots_of_what_is_gone(files):
+    with opened(files) as fold:
+        add(fold, 10)
+        fold.checkpoint()
+        fold.wal.truncate_after(5)
+        assert fold.wal.snapshots.positions() == []
+    with opened(files) as fold:
+        assert fold.state().sums == {b"a": 5}
+
+
+def test_the_background_makes_checkpoints(files):
+    with opened(files, checkpoint_bytes=1000) as fold:
+        for _ in range(200):
+            add(fold, 10)
+            fold.state()
+        fold.close()
+    with opened(files) as fold:
+        assert fold.wal.snapshots.positions()
+        assert fold.state().sums == {b"a": 2000}
+
+
+def test_under_always_what_is_commanded_is_durable(files):
+    with opened(files, fsync_policy=FsyncPolicy.ALWAYS) as fold:
+        positions = fold.command(lambda state: [(b"a", b"1")])
+        assert fold.wal.durable_position > positions[-1]
+        fold.append([(b"a", b"1")])
+        assert fold.wal.durable_position == 2
+
+
+def test_a_bad_limit_is_refused(files):
+    with pytest.raises(UsageError):
+        opened(files, checkpoint_bytes=0)
