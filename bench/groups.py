@@ -72,10 +72,10 @@ def _report(
 
 def _thread_rate(context: Context, count: int, seconds: float) -> float:
     with Wal.open(context.path("group"), fsync_policy=ALWAYS) as wal:
-        return _rate(count, seconds, lambda: wal.put(KEY, VALUE))
+        return thread_rate(count, seconds, lambda: wal.put(KEY, VALUE))
 
 
-def _rate(count: int, seconds: float, call: Callable[[], object]) -> float:
+def thread_rate(count: int, seconds: float, call: Callable[[], object]) -> float:
     calls = [0] * count
     ready = threading.Barrier(count + 1)
     over = threading.Event()

@@ -85,6 +85,32 @@ def synced_writers(context: Context, stack: Stack) -> Found:
     return found
 
 
+def key_value_stores(context: Context, stack: Stack) -> Found:
+    """(put, get) without sync."""
+    found = Found()
+    found.add("plyvel", "plyvel", lambda lib: _plyvel_both(lib, context, stack))
+    found.add("lmdb", "lmdb", lambda lib: _lmdb_both(lib, context, stack))
+    found.add("diskcache", "diskcache", lambda lib: _diskcache_both(lib, context, stack))
+    return found
+
+
+def _plyvel_both(library: Any, context: Context, stack: Stack) -> Any:
+    database = _plyvel(library, context, stack, "kv")
+    return database.put, database.get
+
+
+def _lmdb_both(library: Any, context: Context, stack: Stack) -> Any:
+    transaction = _lmdb(library, context, stack, "kv", sync=False).begin(write=True)
+    stack.callback(transaction.abort)
+    return transaction.put, transaction.get
+
+
+def _diskcache_both(library: Any, context: Context, stack: Stack) -> Any:
+    cache = library.Cache(str(context.path("diskcache-kv")))
+    stack.callback(cache.close)
+    return cache.set, cache.get
+
+
 def scanners(context: Context, stack: Stack, count: int) -> Found:
     """Functions that go over `count` keys and values."""
     found = Found()

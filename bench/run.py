@@ -18,6 +18,7 @@ import groups
 import processes
 import queues
 import report
+import stores
 from harness import Context, Group, Progress, remove
 
 MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
@@ -35,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "pure": processes.pure,
     "latency": core.latency,
     "others": queues.others,
+    "key-value": stores.key_value,
 }
 
 # Roughly how many seconds each takes, for the progress bar.
@@ -53,6 +55,7 @@ WEIGHTS = {
     "pure": 10.0,
     "latency": 20.0,
     "others": 10.0,
+    "key-value": 60.0,
 }
 
 

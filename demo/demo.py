@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import treering
+from treering.stores.kv import KeyValueStore
 
 ORDERS = 2_000
 
@@ -25,6 +26,8 @@ def main() -> int:
     """Run the demo in a temporary directory that is removed at the end."""
     if sys.argv[1:2] == ["writer"]:
         return writer(sys.argv[2], sys.argv[3])
+    if sys.argv[1:2] == ["counter"]:
+        return counter(sys.argv[2])
     if sys.argv[1:2] == ["follower"]:
         return follower(sys.argv[2], int(sys.argv[3]))
     folder = Path(tempfile.mkdtemp(prefix="treering-demo-"))
@@ -45,6 +48,7 @@ def demo(folder: Path) -> None:
     kill_a_writer(path)
     positions = count_everything(path)
     find_a_flipped_byte(path, folder / "copy.wal", positions)
+    count_in_a_store(folder / "counts")
     say("Done. What you saw is promised in docs/durability.md and proven by `make test`.")
 
 
@@ -114,6 +118,33 @@ def find_a_flipped_byte(path: Path, copy: Path, positions: int) -> None:
         except treering.DamageError as error:
             check(error.position == intact, f"reading stops there: {error.message}")
     check(intact == positions // 2, f"the {intact} records before it read as always")
+
+
+def count_in_a_store(path: Path) -> None:
+    """A key-value store in two processes that are killed."""
+    say("A key-value store: two processes increment one number; both are killed with -9.")
+    counting = [start("counter", path, "") for _ in range(2)]
+    with KeyValueStore(path) as store:
+        while int(store.get(b"n", b"0")) < 200:
+            time.sleep(0.005)
+        for process in counting:
+            process.kill()
+        confirmed = sum(int(last_line(process) or 0) for process in counting)
+        found = int(store[b"n"])
+        check(confirmed <= found <= confirmed + 4, f"{confirmed} confirmed, the store has {found}")
+        store.checkpoint()
+        store.check()
+    with KeyValueStore(path) as store:
+        check(int(store[b"n"]) == found, "opened again, from a snapshot: the same number")
+
+
+def counter(path: str) -> int:
+    """Increment for ever; print how many increments have returned."""
+    with KeyValueStore(path) as store:
+        for number in range(1, 1 << 30):
+            store.increment(b"n")
+            print(number, flush=True)
+    return 0
 
 
 def writer(path: str, name: str) -> int:

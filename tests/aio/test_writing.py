@@ -9,6 +9,7 @@ from tests._logs import contents, told
 from tests.aio._loop import Gate, asynchronous, until
 from treering import (
     ClosedError,
+    ConflictError,
     FsyncPolicy,
     ReadOnlyError,
     Record,
@@ -289,3 +290,14 @@ async def test_what_is_asked_of_a_closed_handle_says_so():
         _ = [record async for record in wal.read_from()]
     with pytest.raises(ClosedError):
         _ = [record async for record in wal.read_from(follow=True)]
+
+
+def test_an_append_on_a_condition(tmp_path):
+    async def story():
+        async with aio.Wal.open(tmp_path / "conditional") as wal:
+            assert await wal.append_batch([(b"k", b"v")], at=0) == range(1)
+            with pytest.raises(ConflictError):
+                await wal.append_batch([(b"k", b"v")], at=0)
+            assert await wal.append_batch([(b"k", b"v")] * 2, at=1, durable=True) == range(1, 3)
+
+    asyncio.run(story())

@@ -22,7 +22,9 @@ def blocks(document: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guide.md", "docs/stores/key-value.md", "docs/stores/fold.md"]
+)
 def test_the_examples_run_as_written(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks(document), document, "exec"), {"__name__": "example"})

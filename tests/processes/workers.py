@@ -14,9 +14,9 @@ import signal
 import sys
 import traceback
 
-from tests.processes import calls, disks, following, forks, signals, steps, talk, tasks
+from tests.processes import calls, disks, following, forks, signals, steps, stores, talk, tasks
 
-TASKS = (tasks, calls, disks, following, forks, signals, steps)
+TASKS = (tasks, calls, disks, following, forks, signals, steps, stores)
 
 
 def find(task: str):

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
+import zlib
 
 import pytest
 
-from treering import DamageError, FsyncPolicy, PositionError, PrunedError, Record, UsageError
+from treering import (
+    DamageError,
+    FsyncPolicy,
+    PositionError,
+    PrunedError,
+    Record,
+    ReentrantError,
+    RewoundError,
+    UsageError,
+    VersionError,
+    Wal,
+    repair,
+)
 from treering.fold import Fold
 from treering.testing import MemoryFiles
 
@@ -31,7 +47,7 @@ class Totals:
         self.sums[record.key] = int(record.value)
 
     def copy(self):
-        other = Totals()
+        other = type(self)()
         other.sums = self.sums.copy()
         return other
 
@@ -233,3 +249,218 @@ def test_under_always_what_is_commanded_is_durable(files):
 def test_a_bad_limit_is_refused(files):
     with pytest.raises(UsageError):
         opened(files, checkpoint_bytes=0)
+
+
+# --- what may not happen to a snapshot ---
+
+
+def damaged_at(files, position):
+    """Flip a byte of the record at that position, in the log of `files`."""
+    with Wal.open("/log", files=files, read_only=True) as wal:
+        record = wal.read(position)
+    for name, data in files.contents().items():
+        if name.endswith(".seg") and (at := data.find(b"%s%s" % (record.key, record.value))) >= 0:
+            files.put_file(name, data[:at] + b"?" + data[at + 1 :])
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_repair_keeps_the_snapshots_that_still_hold(files, copy):
+    with opened(files) as fold:
+        for number in range(300):
+            fold.wal.put(b"key-%03d" % number, b"1")
+            if number in (100, 250):
+                fold.checkpoint()
+    damaged_at(files, 200)
+    report = repair("/log", files=files, into="/copy" if copy else None)
+    assert any("251.snap" in action for action in report.actions)
+    names = [name for name in files.contents() if name.endswith(".snap")]
+    path = "/copy" if copy else "/log"
+    assert [name for name in names if name.startswith(path)] == [f"{path}/{101:020d}.snap"]
+    with Fold(path, Totals, files=files, **OPTIONS) as fold:
+        assert len(fold.state().sums) == fold.position == report.end >= 101
+        fold.check()
+
+
+def test_a_snapshot_of_another_log_is_refused(files):
+    with opened(files) as fold:
+        add(fold, 5)
+        fold.checkpoint()
+    name = "/log/00000000000000000005.snap"
+    foreign = files.contents()[name]
+    other = MemoryFiles()
+    with opened(other) as fold:
+        add(fold, 5, b"b")
+    other.put_file(name, foreign)
+    other.put_file("/log/00000000000000000003.snap", foreign)
+    with opened(other) as fold:
+        assert fold.state().sums == {b"b": 5}
+        assert len(fold.trouble) == 2
+
+
+def test_a_snapshot_of_a_newer_version_is_left_untouched(files):
+    with opened(files) as fold:
+        add(fold, 5)
+        fold.checkpoint()
+    name = "/log/00000000000000000005.snap"
+    data = bytearray(files.contents()[name])
+    data[8] = 9
+    data[60:64] = zlib.crc32(data[:60]).to_bytes(4, "little")
+    files.put_file(name, bytes(data))
+    with pytest.raises(VersionError):
+        opened(files)
+    assert files.contents()[name] == bytes(data)
+
+
+def test_a_snapshot_is_no_segment(files):
+    """Under a segment's name its frames are not the log's."""
+    with opened(files) as fold:
+        add(fold, 5)
+        fold.checkpoint()
+    snapshot = files.contents()["/log/00000000000000000005.snap"]
+    files.put_file("/log/00000000000000000005.seg", snapshot)
+    with pytest.raises(DamageError):
+        opened(files)
+
+
+def test_a_snapshot_must_not_know_more_than_the_log_durably_holds(files):
+    with opened(files) as fold:
+        add(fold, 5)
+        with pytest.raises(PositionError, match="not durable"):
+            fold.wal.snapshots.write(5, Totals.label, [])
+        fold.wal.sync()
+        with pytest.raises(PositionError):
+            fold.wal.snapshots.write(6, Totals.label, [])
+        fold.wal.truncate_after(3)
+        add(fold, 5)
+        fold.wal.sync()
+        with pytest.raises(RewoundError):
+            fold.wal.snapshots.write(5, Totals.label, [], rewinds=0)
+        assert fold.wal.snapshots.positions() == []
+        assert not [name for name in files.contents() if ".snap" in name]
+
+
+def test_the_log_is_not_cut_below_its_only_snapshots(files):
+    with opened(files) as fold:
+        for _ in range(3):
+            add(fold, 500)
+            fold.checkpoint()
+        first = fold.wal.first_position
+        assert first > 0
+        with pytest.raises(PositionError, match="only snapshots"):
+            fold.wal.truncate_after(first + 1)
+        assert fold.wal.truncate_before(fold.wal.current_position()) <= 1500
+        fold.check()
+
+
+def test_a_snapshot_that_the_log_does_not_go_on_from_is_not_used(files):
+    """It ended in an error, not in a loop."""
+    with opened(files) as fold:
+        for _ in range(4):
+            add(fold, 300)
+            fold.checkpoint()
+    old = "/log/00000000000000000005.snap"
+    files.put_file(old, files.contents()["/log/00000000000000000900.snap"])
+    for name in ("00000000000000000900", "00000000000000001200"):
+        files.remove(f"/log/{name}.snap")
+    with pytest.raises(DamageError, match="begins later"):
+        opened(files)
+
+
+def test_an_interrupt_while_the_state_changes_costs_a_reload_and_no_record(files):
+    class Interrupted(Totals):
+        left = 7
+
+        def apply(self, record):
+            super().apply(record)
+            Interrupted.left -= 1
+            if Interrupted.left == 0:
+                raise KeyboardInterrupt
+
+    with Fold("/log", Interrupted, files=files, **OPTIONS) as fold:
+        add(fold, 20)
+        with pytest.raises(KeyboardInterrupt):
+            fold.state()
+        assert fold.state().sums == {b"a": 20}
+
+
+def test_a_signal_handler_inside_a_change_is_told_so(files):
+    caught = []
+
+    class Calling(Totals):
+        def apply(self, record):
+            try:
+                fold.state()
+            except ReentrantError as error:
+                caught.append(error)
+            super().apply(record)
+
+    with Fold("/log", Calling, files=files, **OPTIONS) as fold:
+        add(fold, 3)
+        assert fold.state().sums == {b"a": 3}
+    assert len(caught) == 3
+
+
+def test_a_cut_that_is_grown_over_is_noticed(files):
+    with opened(files) as fold, opened(files) as other:
+        add(other, 10)
+        assert fold.state().sums == {b"a": 10}
+        other.wal.truncate_after(4)
+        assert fold.state().sums == {b"a": 4}
+        other.wal.truncate_after(2)
+        add(other, 2, b"b")
+        assert fold.state().sums == other.state().sums == {b"a": 2, b"b": 2}
+
+
+def test_checkpoints_by_records_and_by_time(files):
+    with opened(files, checkpoint_records=100) as fold:
+        for _ in range(30):
+            add(fold, 10)
+            fold.state()
+        until = time.monotonic() + 10
+        while not fold.wal.snapshots.positions() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert fold.wal.snapshots.positions()
+    timed = MemoryFiles()
+    with opened(timed, checkpoint_seconds=0.01) as fold:
+        add(fold, 10)
+        fold.state()
+        until = time.monotonic() + 10
+        while not fold.wal.snapshots.positions() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert fold.wal.snapshots.positions() == [10]
+        assert fold.trouble == []
+
+
+def test_a_checkpoint_that_fails_leaves_all_as_it_was(files):
+    class Broken(Totals):
+        def dump(self):
+            yield from super().dump()
+            raise ZeroDivisionError
+
+    with Fold("/log", Broken, files=files, **OPTIONS) as fold:
+        add(fold, 10)
+        with pytest.raises(ZeroDivisionError):
+            fold.checkpoint()
+        assert not [name for name in files.contents() if ".snap" in name]
+        assert fold.state().sums == {b"a": 10}
+
+
+def test_only_one_kind_of_fold_makes_checkpoints_of_a_log(files):
+    class Others(Totals):
+        label = b"others 1"
+
+    with opened(files) as fold:
+        add(fold, 5)
+        fold.checkpoint()
+    with Fold("/log", Others, files=files, **OPTIONS) as fold, pytest.raises(UsageError):
+        fold.checkpoint()
+
+
+def test_a_forgotten_fold_can_be_collected(files):
+    fold = opened(files, checkpoint_seconds=1000)
+    add(fold, 3)
+    fold.state()
+    known = weakref.ref(fold)
+    del fold
+    gc.collect()
+    assert known() is None

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 
 from . import format as fmt
 from . import manifest as manifests
@@ -18,12 +19,14 @@ from . import recovery, retention
 from . import segment as segments
 from .commit import Commit, Deadline
 from .control import Control
-from .errors import DiskFullError, LockedError, StorageError, TreeringError
+from .errors import DiskFullError, LockedError, PositionError, StorageError, TreeringError
 from .files import WRITE, Directory, SystemFiles
 from .locks import AppendLock, HandleLocks, choose_lock_kind
 from .options import WalConfig
 from .quiet import Look, QuietSource
+from .reader import rewound_error
 from .recovery import Progress, RecoveryReport
+from .snapshots import Snapshots
 from .source import LiveSource, Segments, pruned_error
 from .truncation import truncate_after, truncate_before
 from .writer import Writer, publish, trusts_mapping
@@ -83,6 +86,7 @@ class Engine:
         self.source = LiveSource(directory, self.control)
         self.kept = Segments(self.source)
         self._held.callback(self.kept.close)
+        self.snapshots = Snapshots(directory, self.log_id, config, self._publish_snapshot)
 
     def _make_deadline(self) -> Deadline | None:
         if self.config.fsync_policy.name != "batch":
@@ -207,12 +211,28 @@ class Engine:
     def _truncate_locked(self, position: int) -> int:
         # Pins are read under the lock that setting one takes: a pin that was set is respected.
         pins = retention.load_pins(self.directory)
-        return truncate_before(self.writer, position, pins.values())
+        # And what the newest snapshot does not tell is needed by those who go on from it.
+        newest = self.snapshots.positions()[:1]
+        return truncate_before(self.writer, position, [*pins.values(), *newest])
 
     def truncate_after(self, end: int) -> None:
         """Remove every record from position `end` on."""
         self.writer.lock.run(truncate_after, self.writer, end)
         self.control.page.wake(fmt.WORD_END, fmt.WORD_APPEND_WAITERS)
+
+    def _publish_snapshot(self, position: int, rewinds: int, rename: Callable[[], None]) -> None:
+        """Give a snapshot its name, if the log still says what it says: see Snapshots.write."""
+        self.writer.lock.run(self._publish_locked, position, rewinds, rename)
+
+    def _publish_locked(self, position: int, rewinds: int, rename: Callable[[], None]) -> None:
+        self.writer.catch_up()
+        if self.control.load(fmt.WORD_REWINDS) != rewinds:
+            raise rewound_error(self.source, position)
+        if self.control.load(fmt.WORD_DURABLE) < position:
+            raise PositionError(
+                "the log is not durable so far", position=position, hint="Call sync() before"
+            )
+        rename()
 
     def apply_retention(self) -> int:
         """Remove what the configured retention no longer wants; the first position."""
@@ -314,6 +334,7 @@ class QuietEngine:
         self.log_id = decided.log_id
         self.source = QuietSource(directory, start, self._look_again)
         self.kept = Segments(self.source)
+        self.snapshots = Snapshots(directory, self.log_id or bytes(16), config)
 
     def _look_again(self, epoch: int) -> Look:
         """After truncate_after by a live writer: where the log starts and ends now."""

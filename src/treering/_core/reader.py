@@ -21,8 +21,9 @@ from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_er
 from .survey import newer_error
 
 CHUNK_BYTES = 256 * 1024
-# A follower that slept until now expects little.
+# A follower that slept until now expects little, and so does who is that near to the end.
 GLANCE_BYTES = 4096
+_FEW_RECORDS = 16
 # Reading one record, or a step backwards, needs no more than an index step and the frame.
 STEP_BYTES = fmt.INDEX_STEP_BYTES
 # How often bytes that should be a frame are read again before they are called damage: on machines
@@ -158,7 +159,7 @@ class _Feed:
             return False
         self._rewinds = now
         if position > now[1] or now[0] - before[0] > 1:
-            raise _rewound_error(self._source, position)
+            raise rewound_error(self._source, position)
         self.leave_segment()
         return True
 
@@ -189,10 +190,12 @@ class _Feed:
                 return False
             at, frame_position = self._enter_at(position, end)
             needed = 0
+            self._glance = False  # from a signpost on, a glance may not reach the position
         else:
             # The iterator stopped at a frame boundary unless its buffer was cut short there.
             at = self._at + iterator.offset
             frame_position, needed = position, iterator.needed
+            self._glance = self._glance or end - position <= _FEW_RECORDS
             if iterator.reason == INCOMPLETE:
                 self._tries = 0
             if iterator.reason == UNKNOWN:
@@ -275,7 +278,7 @@ class _Feed:
         return error
 
 
-def _rewound_error(source: Source, position: int) -> RewoundError:
+def rewound_error(source: Source, position: int) -> RewoundError:
     error = RewoundError(
         "truncate_after removed records that this reader had passed",
         position=position,
@@ -368,7 +371,7 @@ def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Ite
             block = list(records)
         before, rewinds = rewinds, source.rewinds()
         if rewinds != before and (rewinds[1] < upper or rewinds[0] - before[0] > 1):
-            raise _rewound_error(source, upper)
+            raise rewound_error(source, upper)
         if len(block) != upper - lower:
             raise _unreadable(segment, records, lower + len(block))
         yield from reversed(block)

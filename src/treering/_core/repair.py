@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from . import format as fmt
 from . import manifest as manifests
-from . import retention
+from . import retention, snapshots
 from . import segment as segments
 from .content import Content
 from .control import Control
@@ -156,6 +156,7 @@ class _Job:
             first, end = found.verdict.first_position, found.verdict.end
             return RepairReport(self.directory.path, "nothing to repair", (), (), first, end)
         mending = plan_mending(found)
+        self._beyond = _snapshots_beyond(self.directory, mending)
         salvaged = skipped = 0
         if not dry_run:
             if self.into is None:
@@ -169,7 +170,7 @@ class _Job:
             self.directory.path,
             "planned" if dry_run else "repaired" if self.into is None else "copied",
             damage,
-            tuple(mending.describe(copy=self.into is not None)),
+            (*mending.describe(copy=self.into is not None), *self._about_snapshots()),
             mending.first_position,
             mending.end,
             mending.removed(found.verdict),
@@ -179,6 +180,10 @@ class _Job:
             salvaged,
             skipped,
         )
+
+    def _about_snapshots(self) -> list[str]:
+        verb = "left out" if self.into is not None else "set aside"
+        return [f"{name}: {verb}, it lies beyond the end" for name in self._beyond]
 
     def _act(self, found: Examination, mending: Mending) -> None:
         if self.into is None:
@@ -243,6 +248,9 @@ class _InPlace:
         # The newest first: as long as one is left, the manifest knows of a segment that is missing.
         for content in reversed(mending.aside):
             self._move_aside(os.path.basename(content.path))
+        self.directory.sync()
+        for name in _snapshots_beyond(self.directory, mending):
+            self._move_aside(name)
         self.directory.sync()
         if mending.manifest is not None:
             manifests.store(self.directory, mending.manifest)
@@ -322,6 +330,17 @@ def _copy(source: Directory, making: Directory, found: Examination, mending: Men
         _guard(making, mending)
     elif fmt.PINS_NAME in found.picture.names:
         retention.store_pins(making, retention.load_pins(source))
+    left_out = _snapshots_beyond(source, mending)
+    for name in source.names():
+        if snapshots.is_name(name) and name not in left_out:
+            with source.open(name) as file:
+                _save(making, name, file, 0, file.size())
+
+
+def _snapshots_beyond(directory: Directory, mending: Mending) -> list[str]:
+    """Those that know of positions which are given up, and will be given again."""
+    end = mending.end
+    return [name for name in directory.names() if snapshots.is_name(name) and int(name[:20]) > end]
 
 
 def _copy_segment(source: Directory, target: Directory, content: Content, stop: int) -> None:

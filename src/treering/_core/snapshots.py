@@ -10,26 +10,33 @@ Refuses to know what the records mean.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
 from . import format as fmt
 from .codec import INCOMPLETE, Record, RecordIterator, encode_frame
 from .compression import decompress
-from .errors import DamageError, NotThereError, StorageError
+from .errors import DamageError, NotThereError, ReadOnlyError, StorageError
 from .files import CREATE_NEW, Directory, File, no_such_file
 from .options import WalConfig
+from .survey import newer_error
 
 # The stream of the first and the last record, which are not the state's.
 _FRAME_STREAM = 0xFFFFFFFF
-_END_KEY = b"end"
+# No segment has this epoch, so no frame of a snapshot is ever taken for one of the log.
+SNAPSHOT_EPOCH = 0xFFFFFFFF
+_LABEL_KEY, _END_KEY = b"label", b"end"
 
 _NAME = re.compile(r"(\d{20})\.snap")
 _FRAME_RECORDS, _FRAME_BYTES = 1024, 256 << 10
 _CHUNK_BYTES = 1 << 20
+
+_serial = itertools.count()
 
 
 class Snapshot(NamedTuple):
@@ -43,7 +50,14 @@ class Snapshot(NamedTuple):
 class Snapshots:
     """The snapshots beside one log. Thread-safe and process-safe: files appear and go whole."""
 
-    def __init__(self, directory: Directory, log_id: bytes, config: WalConfig) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        log_id: bytes,
+        config: WalConfig,
+        publish: Callable[[int, int, Callable[[], None]], None] | None = None,
+    ) -> None:
+        self._publish = publish
         self._directory = directory
         self._log_id = log_id
         self._config = config
@@ -53,26 +67,45 @@ class Snapshots:
         found = map(_NAME.fullmatch, self._directory.names())
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def write(self, position: int, label: bytes, records: Iterable[Record]) -> int:
+    def write(
+        self, position: int, label: bytes, records: Iterable[Record], rewinds: int = 0
+    ) -> int:
         """Write a snapshot; the bytes it takes. Durable at return, O(size).
 
-        The caller has made the log durable up to `position`: a snapshot must not know more than
-        the log. Replaces one of the same position. DiskFullError and StorageError leave no trace.
+        `rewinds` is the log's count of them when the records were what they are: after another one
+        they may be of a past that was taken back, and RewoundError is raised. PositionError if the
+        log is not durable up to `position`: a snapshot must not know more than the log. Replaces
+        one of the same position. DiskFullError and StorageError leave no trace.
         """
+        if self._publish is None:
+            raise ReadOnlyError("the log was opened with read_only=True", hint="Open it without")
         name = _name_of(position)
-        temporary = f"{name}.{os.getpid()}{fmt.TEMPORARY_SUFFIX}"
-        header = fmt.SegmentHeader(self._log_id, position, 0, 8, self._config.now_ns())
-        self._directory.remove(temporary)
+        header = fmt.SegmentHeader(self._log_id, position, SNAPSHOT_EPOCH, 8, self._config.now_ns())
+        temporary, file = self._new_file(name)
         try:
-            with self._directory.open(temporary, CREATE_NEW) as file:
+            with file:
                 size = self._write(file, header, label, records)
                 file.sync()
-            self._directory.rename(temporary, name)
+            self._publish(position, rewinds, lambda: self._directory.rename(temporary, name))
         except BaseException:
             self._directory.remove(temporary)
             raise
         self._directory.sync()
         return size
+
+    def _new_file(self, name: str) -> tuple[str, File]:
+        """A file of our own: whoever else writes the same snapshot now has another."""
+        while True:
+            temporary = f"{name}.{os.getpid()}-{next(_serial)}{fmt.TEMPORARY_SUFFIX}"
+            try:
+                return temporary, self._directory.open(temporary, CREATE_NEW)
+            except StorageError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+
+    def sync(self) -> None:
+        """Make the names of all snapshots durable, whoever gave them."""
+        self._directory.sync()
 
     def _write(
         self, file: File, header: fmt.SegmentHeader, label: bytes, records: Iterable[Record]
@@ -113,13 +146,18 @@ class Snapshots:
             self._directory.sync()
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of that name is a snapshot."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _name_of(position: int) -> str:
     return f"{position:020d}.snap"
 
 
 def _groups(label: bytes, records: Iterable[Record]) -> Iterator[list[Record]]:
     """Records in groups that make one frame each; the label and the end stand alone."""
-    yield [Record(b"label", label, stream=_FRAME_STREAM)]
+    yield [Record(_LABEL_KEY, label, stream=_FRAME_STREAM)]
     group: list[Record] = []
     count = size = 0
     for record in records:
@@ -142,8 +180,12 @@ class _Reading:
         self._at = 0
         try:
             self._header = fmt.SegmentHeader.unpack(file.read(fmt.SEGMENT_HEADER_BYTES, 0))
-            if self._header.log_id != log_id or self._header.base != position:
+            known = (self._header.log_id, self._header.base, self._header.epoch)
+            if known != (log_id, position, SNAPSHOT_EPOCH):
                 raise self._damaged("it belongs to another log or position")
+        except fmt.UnknownVersionError as error:
+            file.close()
+            raise newer_error(file.path, error) from error
         except fmt.FormatError as error:
             file.close()
             raise self._damaged(str(error)) from error
@@ -156,6 +198,8 @@ class _Reading:
         with closing(self._file):
             count, waiting = -1, None
             for record in self._all():
+                if waiting is None and (record.stream, record.key) != (_FRAME_STREAM, _LABEL_KEY):
+                    raise self._damaged("it begins with no label")
                 if waiting is not None:
                     count += 1
                     yield waiting  # the last one is the end, and not for others
@@ -175,6 +219,8 @@ class _Reading:
         self._at += iterator.offset
         if iterator.reason != INCOMPLETE or iterator.needed > fmt.FRAME_BYTES_LIMIT:
             return False
+        if self._at + iterator.needed > self._file.size():
+            return False  # before memory is asked for
         block = self._file.read(max(_CHUNK_BYTES, iterator.needed), self._at)
         if len(block) < max(iterator.needed, 1):
             return False

@@ -15,8 +15,8 @@ from typing import Protocol
 from . import format as fmt
 from . import segment as segments
 from .control import Control
-from .errors import DamageError, PrunedError, TreeringError, failed_error
-from .files import Directory
+from .errors import DamageError, PrunedError, StorageError, TreeringError, failed_error
+from .files import Directory, no_such_file
 from .survey import newer_error
 from .view import View
 
@@ -245,3 +245,16 @@ def pruned_error(position: int, first: int) -> PrunedError:
     )
     error.oldest = first
     return error
+
+
+def bytes_on_disk(directory: Directory, bases: tuple[int, ...]) -> int:
+    """What those segments take."""
+    total = 0
+    for base in bases:
+        try:
+            with segments.open_segment(directory, base) as file:
+                total += file.size()
+        except StorageError as error:
+            if not no_such_file(error):  # truncation was faster
+                raise
+    return total

@@ -53,6 +53,17 @@ def _leave_tail(writer: Writer) -> None:
             return
 
 
+def _keep_a_snapshot(writer: Writer, end: int) -> None:
+    """Refuse to cut below all snapshots of a log that no longer tells its story without one."""
+    known, first = writer.snapshots.positions(), writer.control.load(fmt.WORD_FIRST)
+    if first > 0 and known and not any(first <= position <= end for position in known):
+        raise PositionError(
+            "cannot truncate after a position that only snapshots tell about",
+            position=end,
+            hint=f"The oldest snapshot is of position {known[-1]}",
+        )
+
+
 def truncate_after(writer: Writer, end: int) -> None:
     """Remove every record from position `end` on. Under the append lock; durable at return."""
     writer.catch_up()
@@ -71,6 +82,7 @@ def truncate_after(writer: Writer, end: int) -> None:
         )
     if end == load(fmt.WORD_END):
         return
+    _keep_a_snapshot(writer, end)
     writer.commit.sync_for_roll()
     # First: a snapshot that knows records which are gone would bring them back.
     writer.snapshots.remove_from(end)

@@ -23,15 +23,13 @@ from .errors import (
     ForkedError,
     PositionError,
     ReadOnlyError,
-    StorageError,
     UsageError,
 )
-from .files import no_such_file
 from .options import WalConfig
 from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
 from .recovery import RecoveryReport
 from .snapshots import Snapshots
-from .source import pruned_error
+from .source import bytes_on_disk, pruned_error
 
 
 class Wal:
@@ -89,7 +87,9 @@ class Wal:
         """What is asked for most is one call: the end of the log, and, without a wait for
         durability, `put` and `delete`."""
         tail = engine.writer.tail
-        vars(self).update(current_position=partial(engine.control.load, fmt.WORD_END))
+        load = engine.control.load
+        vars(self).update(current_position=partial(load, fmt.WORD_END))
+        vars(self).update(_rewinds=partial(load, fmt.WORD_REWINDS))
         if not self._always:
             vars(self).update(put=tail.put, delete=tail.delete)
 
@@ -266,6 +266,10 @@ class Wal:
         """The position that the next record will get: the end of the log. One memory read."""
         return self._any().source.end(False)
 
+    def _rewinds(self) -> int:
+        """How often records were taken back at the end, as far as `current_position` has seen."""
+        return self._any().source.rewinds()[0]
+
     @property
     def durable_position(self) -> int:
         """Every record below this position is durable. One memory read."""
@@ -392,8 +396,7 @@ class Wal:
     @property
     def snapshots(self) -> Snapshots:
         """The snapshots beside this log: what its records came to, as of a position."""
-        engine = self._any()
-        return Snapshots(engine.directory, engine.log_id or bytes(16), self._config)
+        return self._any().snapshots
 
     # --- Knowing ----------------------------------------------------------------------------------
 
@@ -426,7 +429,7 @@ class Wal:
             "end_position": end,
             "durable_position": engine.source.end(True),
             "segments": len(bases),
-            "bytes": _bytes_on_disk(engine, bases),
+            "bytes": bytes_on_disk(engine.directory, bases),
             "pins": self.pins(),
             "syncs": engine.control.load(fmt.WORD_SYNCS) if isinstance(engine, Engine) else None,
             "failed": isinstance(engine, Engine) and bool(engine.control.load(fmt.WORD_FAILED)),
@@ -481,7 +484,7 @@ class Wal:
             self._ending = None
 
     def _unbind(self) -> None:
-        for name in ("put", "delete", "current_position"):
+        for name in ("put", "delete", "current_position", "_rewinds"):
             vars(self).pop(name, None)
 
     def _after_fork(self) -> None:
@@ -532,15 +535,3 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     if not text or "\0" in text:
         raise UsageError(f"this is no path: {text!r}", hint="The log's directory must have a name")
     return os.path.abspath(text)
-
-
-def _bytes_on_disk(engine: Engine | QuietEngine, bases: tuple[int, ...]) -> int:
-    total = 0
-    for base in bases:
-        try:
-            with engine.directory.open(fmt.segment_name(base)) as file:
-                total += file.size()
-        except StorageError as error:
-            if not no_such_file(error):  # truncation was faster
-                raise
-    return total

@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
+from .._core.arguments import check_position
 from .._core.batch import Batch as PlainBatch
 from .._core.codec import Record, Tail
 from .._core.engine import Engine
@@ -145,6 +146,7 @@ class Appending:
         *,
         compression: str | None = None,
         durable: bool = False,
+        at: int | None = None,
     ) -> range:
         """Append records, or (key, value) pairs, as one atomic group; the range of positions.
 
@@ -153,24 +155,30 @@ class Appending:
         if not isinstance(records, Iterable):
             raise UsageError(f"a batch must be iterable, not {type(records).__name__}")
         batch = tuple(records)
+        at = None if at is None else check_position(at)
         if not batch:
             end = await self.current_position()
             return range(end, end)
         first = -1
-        if compression is None and not (self._compresses or self._worker.jobs):
+        if compression is None and at is None and not (self._compresses or self._worker.jobs):
             first = self._try_append(batch)
         positions = range(first, first + len(batch))
         if first < 0:
-            positions = await self._later(partial(self._append_slowly, batch, compression))
+            positions = await self._later(partial(self._append_slowly, batch, compression, at))
         if durable or self._always:
             await self._durable(positions)
         return positions
 
-    def _append_slowly(self, batch: tuple[Any, ...], compression: str | None, tail: Tail) -> range:
+    def _append_slowly(
+        self, batch: tuple[Any, ...], compression: str | None, at: int | None, tail: Tail
+    ) -> range:
         if compression is not None or self._compresses:
             intake = self._wal._live().writer.intake
             batch = tuple(intake.compressed(intake.as_record(r), compression) for r in batch)
-        first = tail.append_records(batch, False)
+        if at is None:
+            first = tail.append_records(batch, False)
+        else:
+            first = self._wal._live().writer.append(batch, False, at)
         return range(first, first + len(batch))
 
     def batch(self, *, durable: bool = False) -> Batch:

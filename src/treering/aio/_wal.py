@@ -17,6 +17,7 @@ from .._core.codec import Record
 from .._core.errors import PositionError, WaitTimeoutError
 from .._core.options import WalConfig
 from .._core.recovery import RecoveryReport
+from .._core.snapshots import Snapshots
 from .._core.wal import Wal as PlainWal
 from ._appending import Appending, never
 from ._reader import Backwards, Growth, Reader
@@ -176,6 +177,11 @@ class Wal(Appending):
     async def pins(self) -> dict[str, int]:
         """All pins, by name."""
         return await in_thread(self._wal.pins)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots beside this log. Their methods block: call them in a thread."""
+        return self._wal.snapshots
 
     # --- Knowing ----------------------------------------------------------------------------------
 

@@ -17,10 +17,26 @@ plyvel (LevelDB), so that code moves over by its import; it is a `MutableMapping
 
 from __future__ import annotations
 
-from .dbm import open
-from .iterating import KeyIterator, View
+from .encoded import Dbm, TextStore, error, open
+from .keys import NotBytesError
 from .prefixed import PrefixedStore
+from .reading import KeyIterator, Prefixed, View
 from .store import KeyValueStore
+from .watching import Change, Watch
 from .writing import WriteBatch
 
-__all__ = ["KeyIterator", "KeyValueStore", "PrefixedStore", "View", "WriteBatch", "open"]
+__all__ = [
+    "Change",
+    "Dbm",
+    "KeyIterator",
+    "KeyValueStore",
+    "NotBytesError",
+    "Prefixed",
+    "PrefixedStore",
+    "TextStore",
+    "View",
+    "Watch",
+    "WriteBatch",
+    "error",
+    "open",
+]

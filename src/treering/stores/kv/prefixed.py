@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from .iterating import KeyIterator, check_key
+from .keys import check_key
+from .reading import Prefixed
+from .watching import Watch
+from .writing import WriteBatch, collect
 
 if TYPE_CHECKING:
     from .store import KeyValueStore
 
 
-class PrefixedStore(MutableMapping[bytes, bytes]):
-    """See `KeyValueStore.prefixed_db`. Holds nothing of its own, so it need not be closed."""
+class PrefixedStore(Prefixed, MutableMapping[bytes, bytes]):
+    """See `KeyValueStore.prefixed_db`; every method does what the store's does, to this part.
+    Holds nothing of its own, so it need not be closed."""
 
-    def __init__(self, db: KeyValueStore, prefix: bytes) -> None:
-        self.db = db
-        self.prefix = prefix
-
-    def get(self, key: bytes, default: Any = None, **_: Any) -> Any:
-        """As the store's."""
-        return self.db.get(self.prefix + check_key(key), default)
+    db: KeyValueStore
 
     def put(self, key: bytes, value: bytes, **options: Any) -> None:
         """As the store's."""
@@ -30,45 +28,55 @@ class PrefixedStore(MutableMapping[bytes, bytes]):
         """As the store's."""
         self.db.delete(self.prefix + check_key(key), **options)
 
-    def iterator(
-        self,
-        reverse: bool = False,
-        start: bytes | None = None,
-        stop: bytes | None = None,
-        include_start: bool = True,
-        include_stop: bool = False,
-        prefix: bytes | None = None,
-        include_key: bool = True,
-        include_value: bool = True,
-        **_: Any,
-    ) -> KeyIterator:
-        """As the store's, of this part and without its prefix."""
-        whole = self.db.iterator(prefix=self.prefix + (prefix or b""), reverse=reverse)
-        return whole.part(
-            len(self.prefix), start, stop, include_start, include_stop, include_key, include_value
-        )
-
-    def __getitem__(self, key: bytes) -> bytes:
-        value: bytes | None = self.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
     def __setitem__(self, key: bytes, value: bytes) -> None:
         self.put(key, value)
 
     def __delitem__(self, key: bytes) -> None:
-        del self.db[self.prefix + check_key(key)]
+        self.pop(key)
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, bytes) and self.get(key) is not None
+    def pop(self, key: bytes, *default: Any) -> Any:
+        """As the store's."""
+        try:
+            return self.db.pop(self.prefix + check_key(key), *default)
+        except KeyError:
+            raise KeyError(key) from None
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.iterator(include_value=False))
+    def popitem(self) -> tuple[bytes, bytes]:
+        """Remove and return one key and its value; KeyError when there is none."""
+        for key in reversed(self):
+            value = self.pop(key, None)
+            if value is not None:
+                return key, value
+        raise KeyError("there is no key with this prefix")
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    def setdefault(self, key: bytes, default: bytes = b"") -> bytes:
+        """As the store's."""
+        return self.db.setdefault(self.prefix + check_key(key), default)
 
-    def prefixed_db(self, prefix: bytes) -> PrefixedStore:
-        """A part of this part."""
-        return PrefixedStore(self.db, self.prefix + check_key(prefix))
+    def clear(self) -> None:
+        """Remove all keys of this part, atomically."""
+        self.db._clear(self.prefix)
+
+    def update(self, *others: Any, **more: Any) -> None:
+        """As the store's."""
+        collect(self.write_batch(), others, more)
+
+    def write_batch(self, *, transaction: bool = True, sync: bool = False) -> WriteBatch:
+        """As the store's."""
+        return WriteBatch(self.db, transaction=transaction, sync=sync, prefix=self.prefix)
+
+    def compare_and_set(self, key: bytes, *args: Any, **options: Any) -> bool:
+        """As the store's."""
+        return self.db.compare_and_set(self.prefix + check_key(key), *args, **options)
+
+    def increment(self, key: bytes, by: int = 1, **options: Any) -> int:
+        """As the store's."""
+        return self.db.increment(self.prefix + check_key(key), by, **options)
+
+    def watch(self, prefix: bytes = b"", **options: Any) -> Watch:
+        """As the store's, with the whole keys."""
+        return self.db.watch(self.prefix + check_key(prefix), **options)
+
+    def snapshot(self) -> Prefixed:
+        """This part as it is now, read-only."""
+        return Prefixed(self.db.snapshot(), self.prefix)

@@ -1,117 +1,173 @@
-"""What a key-value store's records come to."""
+"""What a key-value store's records come to.
+
+A put is a put, with or without an expiry; a delete is a tombstone; a tombstone with the header
+`treering-clear` removes every key that begins with its own.
+"""
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from treering import Record
 
-# Above this share of new keys, sorting them all is quicker than placing each.
-_PLACED_SHARE = 1 / 64
+from .keys import span
+from .order import KeyOrder
+
+CLEAR_HEADER = "treering-clear"
+_SWEEP_LEAST = 1024
+
+
+def clear_record(prefix: bytes) -> Record:
+    """The record that removes all keys with a prefix: small, however many they are."""
+    return Record(prefix, b"", tombstone=True, headers={CLEAR_HEADER: b""})
+
+
+def is_clear(record: Record) -> bool:
+    """Whether it is one."""
+    return record.tombstone and bool(record.headers) and CLEAR_HEADER in record.headers
 
 
 class State:
-    """What the log's records come to: the values that are there, and when some expire."""
+    """The values that are there, and when some expire. Taking in a record twice in a row is the
+    same as once.
+
+    Other threads may `get` while one changes it: the order of the steps below sees to it that they
+    find the old value or the new one, and never a value that is over.
+    """
 
     label = b"treering key-value 1"
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
         self.items: dict[bytes, bytes] = {}
         self.expiries: dict[bytes, int] = {}
         self.newest_ns = 0  # of all records: no clock that steps back brings an expired value back
-        self._sorted: list[bytes] = []
-        self._fresh: set[bytes] = set()  # keys that came since, or went and came
-        self._gone = False  # keys went since
-        self._unsorted = False
+        self.clock = clock
+        self._order = KeyOrder()
+        self._sweep_at = _SWEEP_LEAST
+
+    # --- apply ---
 
     def apply(self, record: Record) -> None:
         """Take in one record of the log."""
-        stamp = record.timestamp_ns or 0
+        stamp, key = record.timestamp_ns or 0, record.key
         if stamp > self.newest_ns:
             self.newest_ns = stamp
         if record.tombstone:
-            self.remove(record.key)
-        else:
-            self.set(record.key, bytes(record.value))
-            if record.expires_at_ns is not None:
-                self.expiries[record.key] = record.expires_at_ns
+            if is_clear(record):
+                self._clear(key)
+            else:
+                self.remove(key)
+            return
+        expiry = record.expires_at_ns
+        if expiry is None:
+            self.set(key, bytes(record.value))
+            return
+        if key not in self.items:
+            self._order.changed(key)
+        self.items[key] = bytes(record.value)
+        self.expiries[key] = expiry
+        if len(self.expiries) >= self._sweep_at:
+            self._sweep()
 
     def set(self, key: bytes, value: bytes) -> None:
         """A put without an expiry."""
         if key not in self.items:
-            self._fresh.add(key)
-        elif self.expiries:
-            self.expiries.pop(key, None)
+            self._order.changed(key)
         self.items[key] = value
+        if self.expiries:
+            self.expiries.pop(key, None)
 
     def remove(self, key: bytes) -> None:
         """A delete."""
-        if self.items.pop(key, None) is not None:
+        self._order.changed(key)
+        self.items.pop(key, None)
+        if self.expiries:
             self.expiries.pop(key, None)
-            self._gone = True
+
+    def _clear(self, prefix: bytes) -> None:
+        self._order.all_changed()
+        if prefix:
+            for key in [key for key in self.items if key.startswith(prefix)]:
+                self.remove(key)
+        else:
+            self.items.clear()
+            self.expiries.clear()
+
+    def _sweep(self) -> None:
+        """Forget what is over by the log's own time; often enough to bound the memory, seldom
+        enough to cost little."""
+        for key in [key for key, at in self.expiries.items() if at <= self.newest_ns]:
+            self.remove(key)
+        self._sweep_at = max(_SWEEP_LEAST, 2 * len(self.expiries))
+
+    # --- snapshots ---
 
     def dump(self) -> Iterator[Record]:
-        """The values that have not expired, for a snapshot."""
-        now, expiries = self.now_ns(), self.expiries
+        """The values that are not over by the log's own time, for a snapshot."""
+        newest_ns, expiries = self.newest_ns, self.expiries
         for key, value in self.items.items():
             expiry = expiries.get(key)
-            if expiry is None or expiry > now:
-                yield Record(key, value, timestamp_ns=self.newest_ns or None, expires_at_ns=expiry)
+            if expiry is None or expiry > newest_ns:
+                yield Record(key, value, timestamp_ns=newest_ns or None, expires_at_ns=expiry)
 
     def load(self, record: Record) -> None:
         """Take in one record of a snapshot."""
         self.items[record.key] = bytes(record.value)
-        self._unsorted = True
         if record.expires_at_ns is not None:
             self.expiries[record.key] = record.expires_at_ns
         if self.newest_ns == 0:
             self.newest_ns = record.timestamp_ns or 0
+            self._order.all_changed()
 
     def copy(self) -> State:
         """Another state that stays as this one is now: one shallow copy of the dicts."""
-        other = State()
+        other = State(self.clock)
         other.items, other.expiries = self.items.copy(), self.expiries.copy()
         other.newest_ns = self.newest_ns
-        other._sorted, other._fresh = self._sorted, set(self._fresh)
-        other._gone, other._unsorted = self._gone, self._unsorted
+        other._order = self._order.copy()
         return other
+
+    # --- queries ---
 
     def now_ns(self) -> int:
         """The time by which values expire."""
-        return max(time.time_ns(), self.newest_ns)
+        return max(self.clock(), self.newest_ns)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, unless there is none or it has expired."""
+        """The value, unless there is none or it is over."""
+        expiry = self.expiries.get(key)  # first: see above
         value = self.items.get(key)
-        if value is not None and self.expiries and self.expired(key):
+        if value is None or (expiry is not None and expiry <= self.now_ns()):
             return None
         return value
 
-    def expired(self, key: bytes) -> bool:
-        """Whether the value is over."""
-        expiry = self.expiries.get(key)
-        return expiry is not None and expiry <= self.now_ns()
+    def count(self) -> int:
+        """How many keys have a value: O(keys with an expiry)."""
+        now_ns = self.now_ns()
+        over = sum(1 for at in self.expiries.values() if at <= now_ns) if self.expiries else 0
+        return len(self.items) - over
 
-    def keys_in_order(self) -> list[bytes]:
-        """All keys, sorted; expired ones too. The list is never changed afterwards."""
-        if self._unsorted:
-            self._sorted, self._fresh = sorted(self.items), set()
-            self._gone = self._unsorted = False
-        if self._gone:
-            self._sorted = [key for key in self._sorted if key in self.items]
-            self._gone = False
-        if self._fresh:
-            fresh = self._fresh.intersection(self.items)
-            if len(fresh) < len(self._sorted) * _PLACED_SHARE:
-                placed = self._sorted.copy()
-                for key in fresh:
-                    at = bisect_left(placed, key)
-                    if at == len(placed) or placed[at] != key:
-                        placed.insert(at, key)
-                self._sorted = placed
-            else:
-                self._sorted = sorted(self.items)
-            self._fresh = set()
-        return self._sorted
+    def keys_in_order(
+        self,
+        start: bytes | None = None,
+        stop: bytes | None = None,
+        include_start: bool = True,
+        include_stop: bool = False,
+        prefix: bytes | None = None,
+    ) -> list[bytes]:
+        """The keys that have a value and lie between the bounds, sorted; a list of its own."""
+        keys = self._order.of(self.items)
+        chosen = keys[span(keys, start, stop, include_start, include_stop, prefix)]
+        if not self.expiries:
+            return chosen
+        now_ns, expiries = self.now_ns(), self.expiries
+        return [key for key in chosen if key not in expiries or expiries[key] > now_ns]
+
+    def last_key(self) -> bytes | None:
+        """The greatest key that has a value; None if there is none."""
+        now_ns = self.now_ns()
+        for key in reversed(self._order.of(self.items, keep=False)):
+            if self.expiries.get(key, now_ns + 1) > now_ns:
+                return key
+        return None

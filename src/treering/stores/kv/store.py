@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+import time
+from collections.abc import MutableMapping
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treering import DamageError, FsyncPolicy, Record, UsageError
 from treering.fold import Fold
 
-from .iterating import KeyIterator, View, check_key, span
+from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore
-from .state import State
-from .writing import WriteBatch
+from .reading import KeyIterator, Readable, View, iterator_over
+from .state import State, clear_record
+from .watching import Watch
+from .writing import WriteBatch, collect
+
+if TYPE_CHECKING:
+    from .encoded import TextStore
 
 
-class KeyValueStore(MutableMapping[bytes, bytes]):
-    """A dict of bytes in a directory. Thread-safe; several processes may have it open at once, and
-    each sees what the others wrote with its next call.
+class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
+    """A dict of bytes in a directory, in memory as a whole. Thread-safe; several processes may have
+    it open at once, and each sees what the others wrote with its next call.
 
     `fsync_policy` (default ALWAYS: durable when the call returns) and `sync=True` of single calls
-    as for the log; `exclusive=True` is quickest and keeps others out. `checkpoint_bytes`: how many
-    bytes of changes between two snapshots (None: only `checkpoint()` makes them). Further options
-    are those of `treering.Wal.open`. Keys are at most 65,535 bytes. Raises what the log raises.
+    as for the log; `exclusive=True` keeps others out. `checkpoint_bytes`, `checkpoint_records`,
+    `checkpoint_seconds`: how much change between two snapshots (None for all: only `checkpoint()`
+    makes them). Further options are those of `treering.Wal.open`. Keys are at most 65,535 bytes.
+
+    Every call raises what the log raises: ClosedError, ForkedError, FailedError, StorageError,
+    DamageError; every command also DiskFullError and TooLargeError (nothing was changed) and
+    ReadOnlyError. A key or value that is not bytes is a NotBytesError (a UsageError and TypeError).
     """
 
     def __init__(
@@ -33,54 +44,47 @@ class KeyValueStore(MutableMapping[bytes, bytes]):
         fsync_policy: FsyncPolicy = FsyncPolicy.ALWAYS,
         exclusive: bool = False,
         read_only: bool = False,
-        checkpoint_bytes: int | None = 64 << 20,
         **options: Any,
     ) -> None:
+        self._clock = options.get("clock") or time.time_ns
+        self.read_only = read_only
+        self._exclusive = exclusive
         self._fold = Fold(
             path,
-            State,
+            partial(State, self._clock),
             fsync_policy=fsync_policy,
-            checkpoint_bytes=None if read_only else checkpoint_bytes,
             exclusive=exclusive,
             read_only=read_only,
             **options,
         )
-        self.read_only = read_only
-        # Nobody else can append, so what we have taken in is all there is.
-        self._alone = exclusive
-        self._waits = fsync_policy == FsyncPolicy.ALWAYS
 
-    # --- Queries ---
+    # --- Queries: from memory, after a look whether others wrote something ---
 
     def get(self, key: bytes, default: Any = None, **_: Any) -> Any:
-        """The value of `key`, or `default`. From memory: O(1). Keywords of plyvel are ignored."""
+        """The value of `key`, or `default`: O(1). Keywords of plyvel are ignored."""
         fold = self._fold
-        state = fold.current if self._alone else fold.state()
-        value = state.items.get(key)
+        # Inside here and not a call, for this is what is called most.
+        if fold.wal.current_position() != fold.position:
+            fold.catch_up()
+        elif not self._exclusive:
+            fold.state()
+        state = fold.current
+        try:
+            if state.expiries and key in state.expiries:
+                value = state.get(key)
+            else:
+                value = state.items.get(key)
+        except TypeError:
+            value = state.items.get(check_key(key))
         if value is None:
-            check_key(key)
-            return default
-        if state.expiries and state.expired(key):
+            if type(key) is not bytes:
+                check_key(key)
             return default
         return value
-
-    def __getitem__(self, key: bytes) -> bytes:
-        value: bytes | None = self.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, bytes) and self.get(key) is not None
 
     def __len__(self) -> int:
-        state = self._fold.state()
-        if not state.expiries:
-            return len(state.items)
-        return sum(1 for key in state.items if not state.expired(key))
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.iterator(include_value=False))
+        with self._fold.lock:
+            return self._fold.state().count()
 
     def iterator(
         self,
@@ -94,34 +98,34 @@ class KeyValueStore(MutableMapping[bytes, bytes]):
         include_value: bool = True,
         **_: Any,
     ) -> KeyIterator:
-        """Keys and values in the order of the keys, as they are now: later changes do not show."""
+        """Keys and values between bounds, or with a prefix, in the order of the keys, as they are
+        now: later changes do not show. O(keys between the bounds) at once, and O(n log n) the first
+        time that the order is asked for."""
+        bounds = (start, stop, include_start, include_stop, prefix)
         with self._fold.lock:
-            state = self._fold.state()
-            keys = state.keys_in_order()
-            chosen_span = span(keys, start, stop, include_start, include_stop, prefix)
-            if include_value or state.expiries:
-                chosen = [key for key in keys[chosen_span] if not state.expired(key)]
-                values = {key: state.items[key] for key in chosen}
-            else:
-                chosen, values = keys[chosen_span], {}
-        return KeyIterator(chosen, values, reverse, include_key, include_value)
-
-    def raw_iterator(self, **options: Any) -> KeyIterator:
-        """As `iterator`."""
-        return self.iterator(**options)
+            return iterator_over(self._fold.state(), reverse, include_key, include_value, *bounds)
 
     def snapshot(self) -> View:
         """The store as it is now, read-only: O(number of keys) for a copy of the references."""
         state, position = self._fold.copy()
-        return View(state, position)
+        return View(state, position, state.now_ns())
 
     def at(self, position: int | None = None, time: Any = None) -> View:
-        """The store as it was when the log ended at `position`, or at a time. PrunedError when a
-        checkpoint has removed what that takes."""
+        """The store as it was when the log ended at `position` (see `position`), or at a time
+        (seconds since 1970 or a datetime). Reads the log from the snapshot before it on.
+        PrunedError when a checkpoint has removed what that takes; PositionError beyond the end."""
+        if time is not None and position is None:
+            position = self._fold.position_at(time)
+            time = None
         state = self._fold.at(position, time)
-        return View(state, position)
+        return View(state, position or 0, state.newest_ns)
 
-    # --- Commands ---
+    @property
+    def position(self) -> int:
+        """How many changes the log has seen: of this moment, for `at` and `watch`."""
+        return self._fold.wal.current_position()
+
+    # --- Commands: written at return; durable under ALWAYS, or with sync=True ---
 
     def put(
         self,
@@ -132,34 +136,38 @@ class KeyValueStore(MutableMapping[bytes, bytes]):
         ttl: float | None = None,
         expires_at: float | None = None,
     ) -> None:
-        """Set `key` to `value`; with `ttl` (seconds) or `expires_at` only until then."""
+        """Set `key` to `value`; with `ttl` (seconds from now) or `expires_at` (seconds since 1970)
+        only until then. O(size)."""
+        if not type(key) is type(value) is bytes:
+            key, value = check_key(key), check_value(value)
         fold = self._fold
         with fold.lock:
-            if ttl is None and expires_at is None:
+            if ttl is None is expires_at:
                 position = fold.wal.put(key, value)
-                if position == fold.position:
-                    fold.current.set(key, value if type(value) is bytes else bytes(value))
-                    fold.position += 1
-                    fold.took_in(len(key) + len(value))
+                if position == fold.position:  # so nothing came in between
+                    state = fold.current
+                    if state.expiries:
+                        state.newest_ns = max(state.newest_ns, self._clock())
+                    state.set(key, value)
+                    fold.position = position + 1
+                    fold.pace.count(1, len(key) + len(value))
             else:
                 position = fold.wal.put(key, value, ttl=ttl, expires_at=expires_at)
-            if self._alone:
-                fold.state()
-        if sync or self._waits:
+        if sync or fold.always:
             fold.wal.wait_durable(position)
 
     def delete(self, key: bytes, *, sync: bool = False) -> None:
         """Remove `key`; nothing happens if it is not there. (`del store[key]` raises KeyError.)"""
+        if type(key) is not bytes:
+            check_key(key)
         fold = self._fold
         with fold.lock:
             position = fold.wal.delete(key)
             if position == fold.position:
                 fold.current.remove(key)
-                fold.position += 1
-                fold.took_in(len(key))
-            if self._alone:
-                fold.state()
-        if sync or self._waits:
+                fold.position = position + 1
+                fold.pace.count(1, len(key))
+        if sync or fold.always:
             fold.wal.wait_durable(position)
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
@@ -170,35 +178,45 @@ class KeyValueStore(MutableMapping[bytes, bytes]):
 
     def pop(self, key: bytes, *default: Any) -> Any:
         """Remove `key` and return its value: exactly one of many processes gets it."""
-        found: list[bytes] = []
+        check_key(key)
+        found: bytes | None = None
 
         def decide(state: State) -> list[Record]:
-            value = state.get(check_key(key))
-            found[:] = [] if value is None else [value]
-            return [Record.delete(key)] if found else []
+            nonlocal found
+            found = state.get(key)
+            return [] if found is None else [Record.delete(key)]
 
         self._fold.command(decide)
-        if found:
-            return found[0]
+        if found is not None:
+            return found
         if default:
             return default[0]
         raise KeyError(key)
 
     def popitem(self) -> tuple[bytes, bytes]:
-        """Remove and return one key and its value; KeyError when there is none."""
-        for key in self:
-            value = self.pop(key, None)
-            if value is not None:
-                return key, value
-        raise KeyError("the store is empty")
-
-    def setdefault(self, key: bytes, default: bytes = b"") -> bytes:
-        """The value of `key`; if there is none, `default`, which is set, once for all processes."""
-        found = default
+        """Remove and return the last key in order and its value; KeyError when there is none.
+        Exactly one of many processes gets it."""
+        found: tuple[bytes, bytes] | None = None
 
         def decide(state: State) -> list[Record]:
             nonlocal found
-            value = state.get(check_key(key))
+            key = state.last_key()
+            found = None if key is None else (key, state.items[key])
+            return [] if key is None else [Record.delete(key)]
+
+        self._fold.command(decide)
+        if found is None:
+            raise KeyError("the store is empty")
+        return found
+
+    def setdefault(self, key: bytes, default: bytes = b"") -> bytes:
+        """The value of `key`; if there is none, `default`, which is set, once for all processes."""
+        check_key(key)
+        default = found = check_value(default)
+
+        def decide(state: State) -> list[Record]:
+            nonlocal found
+            value = state.get(key)
             found = default if value is None else value
             return [Record.put(key, default)] if value is None else []
 
@@ -206,87 +224,123 @@ class KeyValueStore(MutableMapping[bytes, bytes]):
         return found
 
     def clear(self) -> None:
-        """Remove everything, atomically."""
-        self._fold.command(lambda state: [Record.delete(key) for key in state.items])
+        """Remove everything, atomically; one small record, however much there is."""
+        self._clear(b"")
+
+    def _clear(self, prefix: bytes) -> None:
+        self._write([clear_record(prefix)], False)
 
     def update(self, *others: Any, **more: Any) -> None:
-        """As a dict's; all of it or nothing."""
-        if more:
-            raise UsageError("keys are bytes, so they cannot be keywords")
-        with self.write_batch() as batch:
-            for other in others:
-                pairs = other.items() if hasattr(other, "items") else other
-                for key, value in pairs:
-                    batch.put(key, value)
+        """As a dict's; all of it or nothing. TooLargeError over `batch_bytes_max` (64 MiB)."""
+        collect(self.write_batch(), others, more)
 
     def write_batch(self, *, transaction: bool = True, sync: bool = False) -> WriteBatch:
         """A context manager that collects puts and deletes and writes them atomically at its end;
         nothing if the block raises (with transaction=False, what was collected until then)."""
-        return WriteBatch(self._write, transaction=transaction, sync=sync)
+        return WriteBatch(self, transaction=transaction, sync=sync)
 
     def _write(self, records: list[Record], sync: bool) -> None:
         self._fold.append(records, durable=sync)
-        if self._alone:
-            self._fold.state()
+
+    def _record(
+        self, key: bytes, value: bytes, ttl: float | None, expires_at: float | None
+    ) -> Record:
+        if ttl is None:
+            return Record.put(key, check_value(value), expires_at=expires_at)
+        if expires_at is not None:
+            raise UsageError("give ttl or expires_at, not both")
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < 1 << 33:
+            raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r:.40}")
+        now_ns = self._fold.current.now_ns()
+        return Record(key, check_value(value), expires_at_ns=now_ns + round(ttl * 1e9))
 
     def compare_and_set(
-        self, key: bytes, expected: bytes | None, value: bytes | None, *, sync: bool = False
+        self,
+        key: bytes,
+        expected: bytes | None,
+        value: bytes | None,
+        *,
+        ttl: float | None = None,
+        sync: bool = False,
     ) -> bool:
         """Set `key` to `value` (None: remove it) if it is `expected` (None: not there) now; whether
         it was. Of many that try at once, in all processes, one wins."""
+        check_key(key)
+        expected = None if expected is None else check_value(expected)
+        change = Record.delete(key) if value is None else self._record(key, value, ttl, None)
         won = False
 
         def decide(state: State) -> list[Record]:
             nonlocal won
-            won = state.get(check_key(key)) == expected
-            if not won or (value is None and expected is None):
-                return []
-            return [Record.delete(key) if value is None else Record.put(key, value)]
+            won = state.get(key) == expected
+            return [change] if won and not value is expected is None else []
 
         self._fold.command(decide, durable=sync)
         return won
 
-    def increment(self, key: bytes, by: int = 1, *, sync: bool = False) -> int:
-        """Add to a number, kept as decimal digits (no value counts as 0); the sum."""
+    def increment(
+        self, key: bytes, by: int = 1, *, ttl: float | None = None, sync: bool = False
+    ) -> int:
+        """Add to a number, kept as decimal digits; the sum. No value counts as 0, and is given the
+        `ttl`; a value that is there keeps its own expiry. UsageError for what is not a number."""
+        check_key(key)
+        if isinstance(by, bool) or not isinstance(by, int):
+            raise NotBytesError(f"by must be a whole number, not {type(by).__name__}")
         total = 0
 
         def decide(state: State) -> list[Record]:
             nonlocal total
-            total = _number(key, state.get(check_key(key))) + by
-            return [Record.put(key, b"%d" % total)]
+            value = state.get(key)
+            total = _number(key, value) + by
+            if value is None:
+                return [self._record(key, b"%d" % total, ttl, None)]
+            return [Record(key, b"%d" % total, expires_at_ns=state.expiries.get(key))]
 
         self._fold.command(decide, durable=sync)
         return total
 
-    def watch(self, prefix: bytes = b"", *, timeout: float | None = None) -> Iterator[Record]:
-        """The changes from now on to keys that begin with `prefix`, by any process: records whose
-        `tombstone` tells a delete from a put. Blocks while there is none, at most `timeout`
-        seconds for each change in the log."""
-        reader = self._fold.wal.read_from(
-            self._fold.wal.current_position(), follow=True, timeout=timeout
-        )
-        return (record for record in reader if record.key.startswith(prefix))
+    def watch(
+        self, prefix: bytes = b"", *, position: int | None = None, timeout: float | None = None
+    ) -> Watch:
+        """The changes to keys that begin with `prefix`, by any process, from now on or from
+        `position`: an iterator of `Change`, which waits for more, at most `timeout` seconds for
+        each record of the log (None: for ever). Expiry is not a change. PrunedError when a
+        checkpoint overtakes it: read the store again, and go on from there."""
+        start = self.position if position is None else position
+        return Watch(self._fold, check_key(prefix), start, timeout)
 
     def prefixed_db(self, prefix: bytes) -> PrefixedStore:
         """The part of the store whose keys begin with `prefix`, which is left out of its keys."""
-        return PrefixedStore(self, check_key(prefix))
+        return PrefixedStore(self, prefix)
+
+    def text(self, encoding: str = "utf-8") -> TextStore:
+        """The same store for keys and values that are text."""
+        from .encoded import TextStore
+
+        return TextStore(self, encoding)
 
     # --- Care ---
 
-    def checkpoint(self) -> None:
-        """Write a snapshot and drop the log that nobody needs any more. See `Fold.checkpoint`."""
-        self._fold.checkpoint()
+    def checkpoint(self) -> int:
+        """Write a snapshot and drop the log that nobody needs any more; its position. Durable at
+        return. See `treering.fold.Fold.checkpoint`."""
+        return self._fold.checkpoint()
 
     def sync(self) -> None:
-        """Make everything durable."""
-        self._fold.wal.sync()
+        """Make everything durable; blocks for an fsync. Nothing to do for a read-only store."""
+        if not self.read_only:
+            self._fold.wal.sync()
 
     def check(self) -> None:
-        """Walk all invariants: the log's, the snapshots', and that both give this state."""
+        """Walk all invariants: the log's, the snapshots', and that both give this state.
+        DamageError at the first that does not hold. Reads everything."""
         self._fold.check()
         with self._fold.lock:
             state = self._fold.state()
-            if state.keys_in_order() != sorted(state.items):
+            known = state.expiries.keys() <= state.items.keys()
+            if not known or state.keys_in_order() != sorted(
+                k for k in state.items if state.get(k) is not None
+            ):
                 raise DamageError("the keys are out of order in memory", path=self.name)
 
     def stats(self) -> dict[str, Any]:

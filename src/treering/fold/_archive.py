@@ -1,0 +1,148 @@
+"""A fold's snapshots: loading the newest that is whole, writing one, removing what is not needed.
+
+A snapshot that cannot be used is never in the way: the one before it, or the log from its
+beginning, gives the same state, and `trouble` says what was passed over.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Generic
+
+from .._core.errors import DamageError, NotThereError, PrunedError, StorageError, UsageError
+from .._core.wal import Wal
+from ._state import S
+
+# The newest, and the one before it should that one be damaged.
+_KEPT_SNAPSHOTS = 2
+_TROUBLE_KEPT = 20
+
+# What a damaged device or a meddling hand makes of a file: as good as damaged bytes.
+_UNREADABLE = frozenset({errno.EIO, errno.EISDIR, errno.ENXIO, errno.ELOOP})
+
+
+class Archive(Generic[S]):
+    """The snapshots of one fold. `trouble` tells, in words, the last things that went wrong."""
+
+    def __init__(self, wal: Wal, new: Callable[[], S]) -> None:
+        self._wal = wal
+        self._new = new
+        self.trouble: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Remember what went wrong; said once, however often it happens."""
+        if text not in self.trouble:
+            self.trouble.append(text)
+            del self.trouble[:-_TROUBLE_KEPT]
+
+    def positions(self) -> list[int]:
+        """Of all snapshots, the newest first."""
+        return self._wal.snapshots.positions()
+
+    def load(self, limit: int | None) -> tuple[S, int]:
+        """A state and its position: the newest snapshot that is whole, not beyond the log's end
+        nor `limit`, and that the log goes on from; else an empty state, at 0.
+
+        DamageError, or PrunedError with a limit, if the log does not reach back to any of these.
+        """
+        most = self._wal.current_position()
+        if limit is not None:
+            most = min(most, limit)
+        for position in self.positions():
+            if not self._wal.first_position <= position <= most:
+                continue
+            try:
+                return self.load_one(position), position
+            except (DamageError, NotThereError) as error:
+                self.note(str(error))
+            except StorageError as error:
+                if error.errno not in _UNREADABLE:
+                    raise
+                self.note(str(error))
+        first = self._wal.first_position
+        if first > 0:
+            raise self._out_of_reach(first, limit)
+        return self._new(), 0
+
+    def _out_of_reach(self, first: int, limit: int | None) -> DamageError | PrunedError:
+        text = "the log begins later, and no whole snapshot tells what came before"
+        if limit is None:
+            hint = "; ".join(self.trouble[-3:]) or "Restore the snapshots from a backup"
+            return DamageError(text, path=self._wal.path, position=first, hint=hint)
+        error = PrunedError(
+            text,
+            path=self._wal.path,
+            position=limit,
+            hint="A checkpoint removed what this takes. See stats()['snapshots']",
+        )
+        error.oldest = min((p for p in self.positions() if p >= first), default=None)
+        return error
+
+    def load_one(self, position: int) -> S:
+        """The state that the snapshot of that position holds."""
+        state = self._new()
+        snapshot = self._wal.snapshots.read(position)
+        if snapshot.label != state.label:
+            raise DamageError(
+                f"the snapshot is one of {snapshot.label!r:.60}, not of {state.label!r:.60}",
+                path=self._wal.path,
+                position=position,
+                hint="Open it with the store and the version that wrote it",
+            )
+        load = state.load
+        for record in snapshot.records:
+            load(record)
+        return state
+
+    def write(self, state: S, position: int, rewinds: int) -> None:
+        """Write the snapshot, read it again, then remove what neither it nor the one before it
+        needs. Durable at return."""
+        snapshots = self._wal.snapshots
+        self._refuse_foreign(state.label)
+        self._wal.sync()  # a snapshot must not know more than the log
+        if not self._proven(position):
+            snapshots.write(position, state.label, state.dump(), rewinds)
+            if not self._proven(position):
+                self._refuse_unless_newer(position)
+                return
+        snapshots.sync()  # another process may have named the one before a moment ago
+        self._remove_older(position)
+
+    def _proven(self, position: int) -> bool:
+        """Whether there is one of that position already, and whole."""
+        try:
+            for _ in self._wal.snapshots.read(position).records:
+                pass
+        except (DamageError, NotThereError):
+            return False
+        return True
+
+    def _refuse_unless_newer(self, position: int) -> None:
+        """Another process's newer checkpoints may have removed ours before we read it again."""
+        if max(self.positions(), default=0) <= position:
+            raise DamageError(
+                "the snapshot that was just written does not read as it was written",
+                path=self._wal.path,
+                position=position,
+                hint="Nothing was removed. Check the device",
+            )
+
+    def _refuse_foreign(self, label: bytes) -> None:
+        for position in self.positions()[:1]:
+            try:
+                found = self._wal.snapshots.read(position).label
+            except (DamageError, NotThereError):
+                return
+            if found != label:
+                raise UsageError(
+                    f"the log has snapshots of {found!r:.60}: only one kind of fold can make them",
+                    hint="Open with checkpoint_bytes=None and call no checkpoint here",
+                )
+
+    def _remove_older(self, position: int) -> None:
+        older = [found for found in self.positions() if found < position]
+        if older:
+            self._wal.truncate_before(older[0])
+        for found in older[_KEPT_SNAPSHOTS - 1 :]:
+            self._wal.snapshots.remove(found)

@@ -1,0 +1,56 @@
+"""What a fold needs of a state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, Self, TypeVar
+
+from .._core.codec import Record
+
+Pair = tuple[bytes, bytes]
+
+
+class State(Protocol):
+    """What a fold needs of a state. `label` names the kind and its version; a snapshot with another
+    label is not loaded. One thread at a time calls these."""
+
+    label: bytes
+
+    def apply(self, record: Record) -> None:
+        """Take in one record of the log."""
+
+    def dump(self) -> Iterable[Record]:
+        """The state as records of its own. They follow from the log alone, not from the time."""
+
+    def load(self, record: Record) -> None:
+        """Take in one of `dump`'s records; in their order, into an empty state."""
+
+    def copy(self) -> Self:
+        """Another state that stays as this one is now."""
+
+
+S = TypeVar("S", bound=State)
+
+
+def difference(one: State, other: State) -> bytes | None:
+    """The key of a record that only one of the two dumps has; None if they are the same.
+
+    A record that was over when the later of the two was last told the time may be missing.
+    """
+    ours, theirs = set(map(_fields, one.dump())), set(map(_fields, other.dump()))
+    newest = max((fields[-1] for fields in ours | theirs), default=0)
+    known = {fields[:-1] for fields in ours} ^ {fields[:-1] for fields in theirs}
+    for key, _, _, expires_at_ns in sorted(known, key=lambda fields: fields[0]):
+        if expires_at_ns == 0 or expires_at_ns > newest:
+            return key
+    return None
+
+
+def _fields(record: Record) -> tuple[bytes, bytes, bool, int, int]:
+    return (
+        record.key,
+        bytes(record.value),
+        record.tombstone,
+        record.expires_at_ns or 0,
+        record.timestamp_ns or 0,
+    )
