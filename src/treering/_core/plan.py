@@ -84,7 +84,6 @@ class _Planner:
         until = min((f.positions[0] for f in self.problems if f.positions), default=fmt.NO_CUT)
         self._walk([fact for fact in live if fact.base < until], manifest, until)
         self.end = min(self.end, until)
-        self.end = min(self.end, until)
         self._check_end(live, manifest)
         if self.end < first and not self.problems:
             path = self._segment_path(first)
