@@ -123,6 +123,7 @@ cdef enum:
     CHAINS = 2
 
 cdef uint64_t TIME_NS_MAX = 0x7FFFFFFFFFFFFFFF
+cdef uint64_t POSITION_PLAIN = 0x7FFFFFFF00000000  # near the last one there is, `slow` counts
 
 # What these names are in the readable twin; tests compare the two tables.
 CONSTANTS = {
@@ -1274,6 +1275,7 @@ cdef class Tail:
             or page._words[WORD_EPOCH] != self._epoch
             or page._words[WORD_FAILED]
             or page._words[WORD_DIRTY]
+            or page._words[WORD_END] >= POSITION_PLAIN
         ):
             treering_mutex_unlock(mutex)
             return -1

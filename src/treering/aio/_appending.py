@@ -271,8 +271,11 @@ class Batch(PlainBatch):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.positions = await self._append_later(self._records, durable=self._durable)
+        try:
+            if kind is None:
+                self.positions = await self._append_later(self._records, durable=self._durable)
+        finally:
+            self._forget_failed()
 
 
 def _use_async_with(*_: Any, **__: Any) -> NoReturn:
