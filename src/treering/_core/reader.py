@@ -121,6 +121,7 @@ class _Feed:
         self._chunk_bytes = chunk_bytes
         self._segment: OpenSegment | None = None
         self._at = 0  # offset in the file of what the iterator has loaded
+        self._wanted = 0
         self._tries = 0
         self.stopped = False
         self.handle: object = None
@@ -136,7 +137,8 @@ class _Feed:
         """Load the next records; False at the end."""
         while not self.stopped:
             end = min(self._source.end(self._durable_only), self._stop_at)
-            position = iterator.position
+            # The iterator may stand before the frame in which the wanted position lies.
+            position = max(iterator.position, self._wanted)
             if self._was_rewound(position):
                 continue  # the end may be older than the cut
             if position < self._source.first():
@@ -192,10 +194,11 @@ class _Feed:
                 return False
             at, frame_position = self._enter_at(position, end)
             needed = 0
+            self._glance = False  # from a signpost on, a glance may not reach the position
         else:
             # The iterator stopped at a frame boundary unless its buffer was cut short there.
             at = self._at + iterator.offset
-            frame_position, needed = position, iterator.needed
+            frame_position, needed = iterator.position, iterator.needed
             if iterator.reason == INCOMPLETE:
                 self._tries = 0
             if iterator.reason == UNKNOWN:
@@ -209,7 +212,7 @@ class _Feed:
         if iterator.reason == INCOMPLETE and needed > count:
             raise self._damage(position, at)
         header = self._segment.header
-        self._at = at
+        self._at, self._wanted = at, position
         iterator.load(
             self._buffer, 0, count, frame_position, limit, position, header.tag, header.seed
         )
