@@ -7,8 +7,8 @@ trying again once the trouble is over.
 
 from __future__ import annotations
 
-import dataclasses
 import contextlib
+import dataclasses
 import errno
 import gc
 import random
