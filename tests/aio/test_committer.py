@@ -75,7 +75,8 @@ def test_d6_a_failed_fsync_is_told_to_those_who_wait_in_every_loop_and_behind_it
     for hand in hands:
         assert [type(error) for error in hand.result] == [FailedError] * 20
     assert wal.durable_position == 1
-    asyncio.run(wal.close())
+    with pytest.raises(FailedError):
+        asyncio.run(wal.close())
 
 
 async def opened(files):

@@ -103,7 +103,8 @@ def test_a_failed_fsync_reaches_every_waiter():
         files.heal()
         with pytest.raises(treering.FailedError):
             await wal.put(b"k", b"v")
-        await wal.close()
+        with pytest.raises(treering.FailedError):
+            await wal.close()
 
     run(story())
 

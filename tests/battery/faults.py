@@ -7,6 +7,7 @@ trying again once the trouble is over.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import gc
@@ -316,7 +317,8 @@ def _reopen(program: Program, *, in_place: bool) -> None:
     dead = program._live()
     written = program.ledger.expected_of_cache()
     if in_place:
-        dead.close()
+        with contextlib.suppress(FailedError):  # what could not be made durable is told
+            dead.close()
     else:
         program.old.append(dead)
     wal = Wal.open(LOG, files=program.files, **program.options)

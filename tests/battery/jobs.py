@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import cuts, damage, faults, hardware, interrupts, lifetimes, misplaced, windows
+from . import cuts, damage, faults, hardware, interrupts, lifetimes, misplaced, pairs, windows
 from .harness import Budget, Row
 from .workloads import WORKLOADS
 
@@ -39,7 +39,7 @@ class Job:
 
 
 # Batteries that do a number of cases; the others take a share of all there are.
-COUNTED = ("power cut", "compound", "full disk", "windows")
+COUNTED = ("power cut", "compound", "two crashes", "full disk", "windows")
 
 
 # --- How each battery runs one part --------------------------------------------------------------
@@ -51,6 +51,10 @@ def _power_cut(job: Job, seed: int, budget: Budget) -> Row:
 
 def _compound(job: Job, seed: int, budget: Budget) -> Row:
     return lifetimes.live(job.name, seed * 100 + job.part, budget)
+
+
+def _two_crashes(job: Job, seed: int, budget: Budget) -> Row:
+    return pairs.crash_twice(job.name, seed, budget)
 
 
 def _failing(job: Job, seed: int, budget: Budget) -> Row:
@@ -141,6 +145,7 @@ def _mutants(job: Job, seed: int, budget: Budget) -> Row:
 RUNNERS: dict[str, Callable[[Job, int, Budget], Row]] = {
     "power cut": _power_cut,
     "compound": _compound,
+    "two crashes": _two_crashes,
     "failing calls": _failing,
     "failing syncs": _failing_syncs,
     "full disk": _full,
@@ -173,6 +178,7 @@ def plan(quick: bool) -> list[Job]:
         jobs += _split("power cut", name, 10_000 // few, 1 if quick else 4)
     for name in lifetimes.KINDS:
         jobs += _split("compound", name, 5_000 // few, 1 if quick else 2)
+    jobs += [Job("two crashes", name, 20_000 // few) for name in pairs.CALLS]
     jobs += [Job("failing calls", name, 25 if quick else 1) for name in faults.PROGRAMS]
     jobs += [Job("failing syncs", name, 8 if quick else 1) for name in faults.PROGRAMS]
     jobs += [Job("full disk", name, 2_000 // few) for name in ("memory", "untrusted")]
@@ -215,6 +221,8 @@ def replay(case: str) -> Row:
         cuts.once(WORKLOADS[rest[0]], rest[1], row, only=only)
     elif kind == "compound":
         lifetimes.once(rest[0], rest[1], row)
+    elif kind == "twice":
+        pairs.once(rest[0], rest[1], row, Budget(10**9), only=rest[2])
     elif kind == "fail":
         faults.once(rest[0], rest[1], faults.Trouble.parse(rest[2]), row, case)
     elif kind == "full":

@@ -18,7 +18,7 @@ import pytest
 
 import treering
 from treering import FsyncPolicy, Wal
-from treering.cli import main, showing
+from treering.cli import looking, main, showing
 from treering.testing import FaultyFiles
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -491,6 +491,16 @@ def test_a_closed_pipe_ends_quietly(log):
     done = shell(f"{sys.executable} -m treering dump {log} --full | head -n 1")
     assert done.stdout.startswith("0 ")
     assert done.stderr == ""
+
+
+def test_a_cut_just_before_tail_begins_to_follow_is_told(log, capsys):
+    """It had printed the newest records, and knew where to go on; then they were taken back."""
+    shown = []
+    with Wal.open(log) as wal:
+        end = wal.current_position()
+        assert looking._follow(wal, end + 2, shown.append, 0.01) == 0
+    assert shown == []
+    assert f"goes on at position {end}" in capsys.readouterr().err
 
 
 def test_control_c_ends_quietly(log):

@@ -6,12 +6,14 @@ and that a few, made in this process, are caught.
 
 import pytest
 
-from tests.battery import cuts, damage, lifetimes, mutants
+from tests.battery import cuts, damage, jobs, lifetimes, mutants
 from tests.battery.harness import Budget, Row
 from treering._core import commit, manifest, plan, recovery
 
+EVERY = [*mutants.MUTANTS, *(mutant for mutant, _ in mutants.EQUIVALENT)]
 
-@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+
+@pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.name)
 def test_the_text_that_a_mutant_changes_is_there(mutant):
     """G24: a mutant that cannot be made proves nothing; move its text with the source."""
     text = (mutants.SOURCE / "_core" / mutant.file).read_text()
@@ -20,8 +22,17 @@ def test_the_text_that_a_mutant_changes_is_there(mutant):
 
 
 def test_each_mutant_has_a_name_of_its_own():
-    names = [mutant.name for mutant in mutants.MUTANTS]
-    assert len(set(names)) == len(names)
+    assert len({mutant.name for mutant in EVERY}) == len(EVERY)
+
+
+def test_each_mutant_is_for_a_battery_or_a_test_that_exists():
+    """G24: else nobody would notice it."""
+    titles = [job.title for job in jobs.plan(True)]
+    for mutant in mutants.MUTANTS:
+        assert mutant.batteries, mutant.name
+        for battery in mutant.batteries:
+            found = any(battery in title for title in titles)
+            assert found or (mutants.ROOT / battery).is_file(), battery
 
 
 def test_an_append_without_a_sync_is_noticed(monkeypatch):

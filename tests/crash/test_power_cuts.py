@@ -7,7 +7,7 @@ be interrupted as often as you like (G12).
 
 import pytest
 
-from tests.battery import cuts, lifetimes, windows
+from tests.battery import cuts, lifetimes, pairs, windows
 from tests.battery.harness import Budget
 from tests.battery.workloads import WORKLOADS
 from tests.crash._scale import assert_nothing_violated, cases
@@ -23,6 +23,12 @@ def test_a_power_cut_leaves_all_that_was_durable_and_only_what_was_written(name)
 def test_a_log_lives_through_crashes_while_it_recovers_from_crashes(name):
     """G12, D1, D4: 50 crashes of one log, of the machine or of the process, at any operation."""
     assert_nothing_violated(lifetimes.live(name, 7, Budget(cases(150))))
+
+
+@pytest.mark.parametrize("name", pairs.CALLS)
+def test_the_power_goes_while_a_log_recovers_from_a_crash(name):
+    """G9, G11, G12: the first crash is a death, a power cut or a failed fsync of one call."""
+    assert_nothing_violated(pairs.crash_twice(name, 7, Budget(cases(150))))
 
 
 @pytest.mark.parametrize("milliseconds", [1, 20])

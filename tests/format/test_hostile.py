@@ -4,8 +4,9 @@ import pytest
 
 from tests.battery import fuzz, hostile
 from tests.battery.harness import LOG
-from treering import DamageError, Wal
+from treering import DamageError, FsyncPolicy, Record, TooLargeError, Wal
 from treering._core import format as fmt
+from treering._core.codec import encode_frame
 from treering.testing import MemoryFiles
 
 SLICE = {"frames": 400, "frames-resealed": 400, "logs": 40, "logs-resealed": 40}
@@ -133,3 +134,100 @@ def test_an_index_that_cannot_be_right_is_not_followed(forge):
             assert [record.key for record in wal.read_from()] == [b"%d" % n for n in range(60)]
             assert [wal.read(position).key for position in (0, 20, 31)] == [b"0", b"20", b"31"]
             assert len(list(wal.read_backwards())) == 60
+
+
+def forge_manifest(files, **numbers):
+    """Both slots hold these numbers, under a right checksum."""
+    name = f"{LOG}/manifest"
+    data = bytearray(files.contents()[name])
+    for at in fmt.MANIFEST_SLOT_OFFSETS:
+        slot = fmt.Manifest.unpack(bytes(data[at : at + fmt.MANIFEST_SLOT.size]))
+        data[at : at + fmt.MANIFEST_SLOT.size] = slot._replace(**numbers).pack()
+    files.put_file(name, bytes(data))
+
+
+# The greatest ones that can be read, and the first that cannot.
+SEQUENCE, EPOCH = fmt.POSITION_MAX - 1, (1 << 32) - 2
+
+
+@pytest.mark.parametrize("options", [{}, {"read_only": True}], ids=["write", "read"])
+@pytest.mark.parametrize("numbers", [{"sequence": SEQUENCE + 1}, {"epoch": EPOCH + 1}], ids=str)
+def test_a_manifest_whose_numbers_leave_no_room_for_the_next_is_damage(numbers, options):
+    _, files = spoil("plain")
+    files = hostile._memory(files)
+    forge_manifest(files, **numbers)
+    before = files.contents()
+    for _ in range(2):
+        with pytest.raises(DamageError, match="manifest"):
+            Wal.open(LOG, files=files, **options).check()
+    assert kept(files.contents()) == kept(before)
+
+
+def kept(contents):
+    """All but what an opening may make anew."""
+    return {name: data for name, data in contents.items() if not name.endswith(SCRATCH)}
+
+
+SCRATCH = ("control", "lock", "opening")
+
+
+@pytest.mark.parametrize("numbers", [{"sequence": SEQUENCE}, {"epoch": EPOCH}], ids=str)
+def test_what_nobody_could_read_is_not_written(numbers):
+    """The last numbers there are: the next one is refused before it is written."""
+    files = MemoryFiles()
+    with Wal.open(LOG, files=files) as wal:
+        wal.put(b"0", b"")
+        wal.put(b"1", b"")
+    forge_manifest(files, **numbers)
+    before = files.contents()[f"{LOG}/manifest"]
+    for _ in range(2):
+        with pytest.raises(DamageError, match="manifest"), Wal.open(LOG, files=files) as wal:
+            wal.truncate_after(1)
+        with Wal.open(LOG, files=files, read_only=True) as wal:
+            assert [record.key for record in wal.read_from()] == [b"0", b"1"]
+    if "sequence" in numbers:
+        assert files.contents()[f"{LOG}/manifest"] == before
+
+
+def log_at(end):
+    """A log of one record, before the position `end`, and 64 KiB of room."""
+    base = end - 1
+    header = fmt.SegmentHeader(bytes(16), base, 0, 8, 1)
+    frame = encode_frame((Record(b"k", b"v"),), base, 0, header.tag, header.seed, 8, 5)
+    slot = fmt.Manifest(header.log_id, 1, 0, base, base, fmt.NO_CUT, 0, 0, 0).pack()
+    manifest = bytearray(fmt.MANIFEST_BYTES)
+    for at in fmt.MANIFEST_SLOT_OFFSETS:
+        manifest[at : at + len(slot)] = slot
+    files = MemoryFiles()
+    files.make_directory(LOG)
+    name = f"{LOG}/{fmt.segment_name(base)}"
+    files.put_file(name, (header.pack() + frame).ljust(1 << 16, b"\0"))
+    files.put_file(f"{LOG}/manifest", bytes(manifest))
+    return files
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_log_that_ends_beyond_the_last_position_is_damage(beyond):
+    files = log_at(fmt.POSITION_MAX + beyond)
+    before = files.contents()
+    for _ in range(2):
+        with pytest.raises(DamageError):
+            Wal.open(LOG, files=files)
+    assert kept(files.contents()) == kept(before)
+
+
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_the_last_position_is_given_once_and_none_behind_it(room):
+    files = log_at(fmt.POSITION_MAX - room)
+    with Wal.open(LOG, files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=1 << 16) as wal:
+        end = wal.current_position()
+        with pytest.raises(TooLargeError):
+            wal.append_batch([(b"k", b"v")] * room)
+        for number in range(room - 1):
+            assert wal.put(b"k", b"v") == end + number
+        for _ in range(2):
+            with pytest.raises(TooLargeError):
+                wal.put(b"k", b"v")
+        assert wal.current_position() == fmt.POSITION_MAX - 1
+        assert [record.position for record in wal] == list(range(end - 1, fmt.POSITION_MAX - 1))
+    Wal.open(LOG, files=files).close()

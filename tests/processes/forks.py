@@ -15,6 +15,7 @@ from random import Random
 
 from tests.processes.records import Witness, Words, hammer, make
 from treering import ClosedError, ForkedError, FsyncPolicy, TreeringError, Wal
+from treering.testing import FaultyFiles
 
 PATIENCE_SECONDS = 30.0
 CHILD_WRITERS_FROM = 100
@@ -341,3 +342,82 @@ def fork_while_opening(log, forks, folder):
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _within(step, beside, *, normal_exit=True) -> None:
+    """Fork while another thread is held up inside `step`; the child does `beside`."""
+    files, inside, go_on = FaultyFiles(), threading.Event(), threading.Event()
+
+    def stall():
+        inside.set()
+        go_on.wait(2 * PATIENCE_SECONDS)
+
+    thread = step(files, stall)
+    assert inside.wait(PATIENCE_SECONDS)
+    pid = child(beside, normal_exit=normal_exit)
+    go_on.set()
+    thread.join()
+    wait_for([pid])
+
+
+def _start(action) -> threading.Thread:
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+def fork_while_closing(log):
+    """Fork while another thread closes the log: the child's end closes nothing of the parent's."""
+
+    def closing(files, stall):
+        wal = open_log(log, policy="os", files=files)
+        wal.put(b"k", b"v")
+        files.stall("sync", stall, path=".seg")
+        return _start(wal.close)
+
+    _within(closing, lambda: None)
+    with open_log(log, exclusive=True, lock_timeout_seconds=2) as wal:
+        assert wal.current_position() == 1
+
+
+def fork_while_reopening(log):
+    """A forked child forks while another of its threads opens the inherited handle anew."""
+    faulty = FaultyFiles()
+    wal = open_log(log, policy="os", files=faulty)
+    wal.put(b"k", b"v")
+
+    def reopening(_, stall):
+        faulty.stall("open", stall, path="control")
+        return _start(lambda: wal.put(b"child", b"v"))
+
+    def family():
+        _within(reopening, lambda: wal.put(b"grandchild", b"v"), normal_exit=False)
+
+    wait_for([child(family)])
+    assert {record.key for record in wal.read_from(0)} == {b"k", b"child", b"grandchild"}
+    wal.close()
+
+
+def fork_beside_a_read_only_handle(log):
+    """Fork while another thread is inside a read-only handle: the child's reader says whose it is,
+    and the handle opens itself anew."""
+    with open_log(log) as wal:
+        wal.put(b"k", b"v")
+    seen = {}
+
+    def looking(files, stall):
+        wal = seen["wal"] = open_log(log, files=files, read_only=True)
+        seen["reader"] = wal.read_from(0)
+        files.stall("read_into", stall, path="manifest")
+        return _start(wal.current_position)
+
+    def use_both():
+        with contextlib.suppress(ClosedError):
+            raise AssertionError(f"{next(seen['reader'])}, though it is the parent's")
+        assert seen["wal"].current_position() == 1
+        assert [record.key for record in seen["wal"]] == [b"k"]
+        seen["wal"].close()
+
+    _within(looking, use_both)
+    assert [record.key for record in seen["reader"]] == [b"k"]
+    seen["wal"].close()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes.nursery import is_pure
 from tests.processes.talk import fire
-from treering import FsyncPolicy, Wal
+from treering import FailedError, FsyncPolicy, Wal
 
 # Natively a follower sleeps in the kernel; in pure Python, and read-only, it looks around.
 IDLE_SHARE_MAX = 0.005
@@ -147,18 +147,20 @@ def test_a_follower_of_a_dead_log_is_told(tmp_path, nursery):
     it has seen what was written; it does not wait for ever on what nobody will continue."""
     gun = str(tmp_path / "gun")
     log = str(tmp_path / "log")
-    with open_log(log) as wal:
-        wal.put(b"0", b"")
-        follower = nursery.start("lag_behind", log=log, gun=gun)
-        follower.hear("lagging")
-        failing = nursery.start("fail_to_sync", log=log, segment_bytes_max=16 << 10)
-        failing.hear("failed")
-        fire(gun)
-        told = follower.hear("end", 10)
-        assert told["error"] == "FailedError"
-        assert told["positions"] == [0, 1]
-        follower.finish()
-        failing.wait()
+    wal = open_log(log)
+    wal.put(b"0", b"")
+    follower = nursery.start("lag_behind", log=log, gun=gun)
+    follower.hear("lagging")
+    failing = nursery.start("fail_to_sync", log=log, segment_bytes_max=16 << 10)
+    failing.hear("failed")
+    fire(gun)
+    told = follower.hear("end", 10)
+    assert told["error"] == "FailedError"
+    assert told["positions"] == [0, 1]
+    follower.finish()
+    failing.wait()
+    with pytest.raises(FailedError):
+        wal.close()
 
 
 def test_a_read_only_follower_outlives_failure_and_reopening(tmp_path, words, nursery):
@@ -179,7 +181,8 @@ def test_a_read_only_follower_outlives_failure_and_reopening(tmp_path, words, nu
         told = follower.hear("end")
         assert told["digest"] == Witness().see_all(wal).digest
     follower.finish()
-    failed.close()
+    with pytest.raises(FailedError):
+        failed.close()
 
 
 @READ_ONLY

@@ -49,3 +49,12 @@ def test_a_signal_handler_may_fork_in_the_middle_of_an_append(tmp_path, words, e
 def test_a_child_keeps_no_lock_of_a_handle_in_the_making(tmp_path):
     """D9: forking while another thread opens a log; the child lives on and holds nothing."""
     run_alone("fork_while_opening", log=str(tmp_path / "log"), forks=40, folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "task", ["fork_while_closing", "fork_while_reopening", "fork_beside_a_read_only_handle"]
+)
+def test_a_fork_while_another_thread_is_inside_a_handle_leaves_the_child_free(tmp_path, task):
+    """D9, G13: the locks of a thread that does not exist in the child keep it waiting nowhere: not
+    in its calls, and not at its end."""
+    run_alone(task, log=str(tmp_path / "log"))

@@ -5,7 +5,8 @@ import errno
 import pytest
 
 from tests._logs import contents, fill, told
-from treering import FsyncPolicy, StorageError, Wal
+from treering import DiskFullError, FsyncPolicy, StorageError, Wal
+from treering._core import format as fmt
 from treering.testing import FaultyFiles, MemoryFiles
 
 
@@ -34,3 +35,52 @@ def test_no_free_descriptor_fails_the_call_and_nothing_else(number, policy):
         wal.close()
         with Wal.open("/log", files=files) as again:
             assert contents(again) == told(first, end)
+
+
+def test_undoing_a_write_leaves_the_size_that_another_process_has_mapped():
+    """D9: where the file system is not trusted, one process may write the tail that another one
+    maps. What is mapped may not be cut off: touching it would kill that process."""
+    memory = MemoryFiles("btrfs")
+    files = FaultyFiles(memory)
+    writing = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=65536)
+    fill(writing, 3)
+    mapping = Wal.open(
+        "/log", files=memory, fsync_policy=FsyncPolicy.OS, segment_bytes_max=65536, map_tail=True
+    )
+    fill(mapping, 3)
+    name = f"/log/{fmt.segment_name(0)}"
+    before = memory.contents()[name]
+    assert len(before) == 65536
+    files.shorten("write", bytes_max=20, path=".seg")
+    files.fail("write", number=errno.ENOSPC, nth=2, path=".seg")
+    with pytest.raises(DiskFullError):
+        writing.put(b"k", b"v" * 100)
+    assert memory.contents()[name] == before
+    fill(mapping, 3)
+    fill(writing, 3)
+    assert contents(mapping) == told(0, 12)
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["written", "mapped"])
+def test_undoing_a_write_on_a_full_disk_that_reserves_nothing(mapped):
+    """D7: there not even zeros can be written, so the space is given back; where another process
+    has reserved it, undoing waits until there is space again."""
+    memory = MemoryFiles("btrfs")
+    files = FaultyFiles(memory)
+    wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=65536)
+    fill(wal, 3)
+    if mapped:
+        Wal.open("/log", files=memory, map_tail=True, segment_bytes_max=65536).put(
+            b"key-3", b"value-3"
+        )
+    end = wal.current_position()
+    files.shorten("write", bytes_max=20, path=".seg")
+    files.fail("write", number=errno.ENOSPC, nth=2, lasting=True, path=".seg")
+    for _ in range(2):
+        with pytest.raises(DiskFullError):
+            wal.put(b"k", b"v" * 100)
+        assert contents(wal) == told(0, end)
+    files.heal()
+    fill(wal, 3)
+    assert contents(wal) == told(0, end + 3)
+    wal.close()

@@ -6,7 +6,7 @@ import errno
 import pytest
 
 from tests._logs import Log, contents, fill, told
-from treering import DamageError, FsyncPolicy, TreeringError, Wal
+from treering import DamageError, DiskFullError, FailedError, FsyncPolicy, TreeringError, Wal
 from treering._core import format as fmt
 from treering._core import writer as writers
 from treering.testing import FaultyFiles, MemoryFiles, PowerCutFiles
@@ -146,3 +146,63 @@ def test_a_reader_never_shows_what_was_truncated_between_two_looks():
     files.heal()
     wal.put(b"new", b"history")
     assert [record.key for record in reader] == [b"new"]
+
+
+FULL = [errno.ENOSPC, errno.EDQUOT]
+
+
+@pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
+@pytest.mark.parametrize("written", [0, 10])
+def test_a_cut_that_one_slot_of_the_manifest_holds_is_carried_out(number, written):
+    """D7, D11: the decision is durable then. An error would say that nothing was done, and the
+    next append would cut."""
+    files = FaultyFiles(MemoryFiles())
+    wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=1024)
+    fill(wal, 20)
+    if written:
+        files.shorten("write", bytes_max=written, nth=2, path="manifest")
+    files.fail("write", number=number, nth=3 if written else 2, path="manifest")
+    wal.truncate_after(5)
+    assert wal.current_position() == 5
+    fill(wal, 3)
+    wal.close()
+    with Wal.open("/log", files=files) as again:
+        assert contents(again) == told(0, 8)
+
+
+@pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
+@pytest.mark.parametrize("written", [0, 10])
+def test_a_cut_that_no_slot_of_the_manifest_holds_never_comes(number, written):
+    """D7: the other slot is still intact, so all is as it was, whether the log goes on or dies."""
+    memory = MemoryFiles()
+    files = FaultyFiles(memory)
+    wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=1024)
+    fill(wal, 20)
+    if written:
+        files.shorten("write", bytes_max=written, path="manifest")
+    files.fail("write", number=number, nth=2 if written else 1, path="manifest")
+    with pytest.raises(DiskFullError):
+        wal.truncate_after(5)
+    with Wal.open("/log", files=memory.crash()) as other:
+        assert contents(other) == told(0, 20)
+    fill(wal, 3)
+    assert contents(wal) == told(0, 23)
+    wal.close()
+    with Wal.open("/log", files=files) as again:
+        assert contents(again) == told(0, 23)
+
+
+@pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_cut_whose_sync_fails_kills_the_log_whatever_the_reason(number, nth):
+    """D6: nobody knows then what is durable, so trying again proves nothing."""
+    files = FaultyFiles(MemoryFiles())
+    wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS, segment_bytes_max=1024)
+    fill(wal, 20)
+    files.fail("sync", number=number, nth=nth, path="manifest")
+    with pytest.raises(FailedError):
+        wal.truncate_after(5)
+    with pytest.raises(FailedError):
+        fill(wal, 1)
+    with Wal.open("/log", files=files) as again:
+        assert contents(again) == told(0, 5)

@@ -34,6 +34,8 @@ def alarms(handler, rng):
     try:
         yield
     finally:
+        # First: a handler that is due already would set the timer again, for the default action.
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

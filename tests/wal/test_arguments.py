@@ -66,6 +66,36 @@ def test_text_is_refused_with_the_way_to_encode_it(wal):
         wal.put("key", b"value")
 
 
+class Lying(bytes):
+    """Bytes that say something else about themselves than what they are."""
+
+    def __len__(self):
+        return 0
+
+    def __bytes__(self):
+        return self
+
+    def __iter__(self):
+        return iter(b"else")
+
+
+def test_what_bytes_are_counts_and_not_what_they_say(memory):
+    wal = memory.open()
+    large = Lying(b"x" * 60_000)
+    wal.put(Lying(b"k"), large)
+    wal.append(Record.put(b"k", large, headers={"h": large}))
+    wal.append_batch([(Lying(b"k"), large), (b"k", b"v")])
+    wal.delete(Lying(b"k"))
+    assert [record.key for record in wal] == [b"k"] * 5
+    assert [len(record.value) for record in wal] == [60_000, 60_000, 60_000, 1, 0]
+    assert wal.read(1).headers == {"h": bytes(memoryview(large))}
+    for record in (Record(Lying(b"k"), large), Record(b"k", memoryview(b"x" * 60_000))):
+        assert type(record.key) is type(record.value) is bytes
+        assert record == Record(b"k", b"x" * 60_000)
+    with pytest.raises(TooLargeError):
+        Record(Lying(b"k" * 70_000))
+
+
 @kinds("bad", [None, "text", b"text", 5, (b"k",), (b"k", b"v", b"x"), [b"k", b"v"]])
 def test_only_records_and_pairs_are_appended(wal, bad):
     with refuses("holds records"):

@@ -1,10 +1,12 @@
 """Closing: explicit, idempotent, complete; and forgetting instead loses nothing (D13)."""
 
+import errno
 import gc
 import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import pytest
@@ -229,6 +231,58 @@ def test_the_first_failure_in_closing_is_raised_after_all_is_let_go(memory):
     assert memory.files.open_paths == []
     again = memory.open(exclusive=True)
     assert contents(again) == told(0, 3)
+
+
+@pytest.mark.parametrize("policy", ["os", "batch:20"])
+def test_closing_a_log_that_failed_before_says_that_records_may_be_lost(memory, policy):
+    """D6: the sync that failed was the background's, or another call's: closing is the last one
+    that can tell, and it says so once, after all was let go."""
+    files = FaultyFiles(memory.files)
+    wal = memory.open(files=files, fsync_policy=FsyncPolicy.parse(policy))
+    files.fail("sync", path=".seg")
+    fill(wal, 1)
+    if policy == "os":
+        with pytest.raises(FailedError):
+            wal.sync()
+    until = time.monotonic() + 20
+    while not wal.stats()["failed"]:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    with pytest.raises(FailedError):
+        wal.close()
+    wal.close()
+    assert wal.closed
+    gc.collect()  # the error's traceback held on to the file
+    assert memory.files.open_paths == []
+    assert contents(memory.open(exclusive=True)) == told(0, 1)
+
+
+def test_a_forgotten_handle_of_a_log_that_failed_before_is_collected_quietly(monkeypatch):
+    """Nobody is there to be told, and it has been known for long. What fails in the collector
+    itself is told in Python's way."""
+    told_by_python = []
+    monkeypatch.setattr(sys, "unraisablehook", told_by_python.append)
+    monkeypatch.setattr(sys, "excepthook", lambda *error: told_by_python.append(error))
+    for failed_before in (True, False):
+        files = FaultyFiles(MemoryFiles())
+        wal = Wal.open("/log", files=files, fsync_policy=FsyncPolicy.OS)
+        fill(wal, 1)
+        if failed_before:
+            wal._engine.control.fail(errno.EIO)
+        files.fail("sync", path=".seg")
+        del wal
+        gc.collect()
+        assert len(told_by_python) == (not failed_before)
+        told_by_python.clear()
+
+
+def test_closing_a_log_that_failed_with_everything_durable_is_quiet(memory):
+    wal = memory.open()
+    fill(wal, 3)
+    wal.sync()
+    wal._engine.control.fail(errno.EIO)
+    wal.close()
+    assert memory.files.open_paths == []
 
 
 @pytest.mark.parametrize("nth", range(1, 12))

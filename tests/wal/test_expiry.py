@@ -97,6 +97,18 @@ def test_the_newest_time_outlives_a_death_before_a_full_segment_has_its_footer(f
     assert wal.read(position).expires_at_ns == seen + 60 * SECOND
 
 
+def test_a_record_from_the_end_of_time_keeps_no_other_from_expiring_some_day(few):
+    """Its time counts as now, and no expiry is later than the last moment there is."""
+    last = 2**63 - 1
+    wal = few.open()
+    wal.append(Record(b"k", b"v", timestamp_ns=last))
+    wal.put(b"k", b"v", ttl=5)
+    wal.close()
+    wal = few.open()
+    wal.delete(b"k", ttl=365 * 86_400)
+    assert [record.expires_at_ns for record in wal] == [None, last, last]
+
+
 def test_another_handles_clock_counts_too(shared):
     ahead, behind = FakeClock(), FakeClock(FakeClock()() - HOUR * SECOND)
     wal, other = shared.open(clock=ahead), shared.open(clock=behind)

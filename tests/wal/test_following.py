@@ -239,3 +239,24 @@ def test_many_followers_see_the_same(followed):
         for found, until in followers:
             until(100)
             assert contents(found) == told(0, 100)
+
+
+@pytest.mark.parametrize("few", [1, 30, 200, 700])
+def test_a_follower_that_begins_in_the_middle_of_a_segment_gets_what_comes(memory, few):
+    """What it reads first begins at a signpost before its position, however little is new."""
+    wal = memory.open(segment_bytes_max=1 << 20)
+    fill(wal, few)
+    end = wal.current_position()
+    for reader in (
+        wal.read_from(end, follow=True, timeout=0.01),
+        memory.open(segment_bytes_max=1 << 20, read_only=True).read_from(
+            end, follow=True, timeout=0.01
+        ),
+    ):
+        assert list(reader) == []  # it has waited
+    reader = wal.read_from(end, follow=True, timeout=0.5)
+    thread = threading.Timer(0.1, lambda: fill(wal, 2))
+    thread.start()
+    found = [next(reader) for _ in range(2)]
+    thread.join()
+    assert contents(found) == told(end, end + 2)

@@ -313,3 +313,25 @@ def test_reading_leaves_no_file_open(tmp_path, what):
     del found
     wal.close()
     assert log.files.open_paths == []
+
+
+@pytest.mark.parametrize("options", [{}, {"copy": False}, {"durable_only": True}], ids=str)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_reading_may_start_inside_a_batch_larger_than_a_chunk(log, options, read_only):
+    """The frame is read whole in a second step, and what lies before the position stays unseen."""
+    wal = log.open()
+    fill(wal, 10)
+    batch = [(b"%d" % number, bytes(1000)) for number in range(700)]
+    wal.append_batch(batch)
+    fill(wal, 3)
+    wal.sync()
+    if read_only:
+        wal.close()  # from a living writer's files alone nobody knows what it has synced
+    other = log.open(read_only=True) if read_only else wal
+    for start in (10, 11, 300, 709, 710):
+        found = [record.position for record in other.read_from(start, **options)]
+        assert found == list(range(start, 713))
+        assert [other.read(start).position, next(other.read_backwards(start + 1)).position] == [
+            start,
+            start,
+        ]

@@ -185,6 +185,26 @@ def test_alignment_may_change_from_one_opening_to_the_next(log):
     log.open().check()
 
 
+@pytest.mark.parametrize("first", [8, 512, 4096])
+@pytest.mark.parametrize("second", [8, 512, 4096])
+def test_handles_with_different_alignment_append_to_one_log(memory, first, second):
+    """Whoever rolls begins a segment of its own alignment, where the frame has another size."""
+    size = 65636
+    one = memory.open(frame_align_bytes=first, segment_bytes_max=size)
+    other = memory.open(frame_align_bytes=second, segment_bytes_max=size)
+    one.put(b"k", b"small")
+    values = [b"small"]
+    for length in (61450, size - 200, size - 4500, 3 * size, 100):
+        for wal in (other, one):
+            values.append(bytes(length))
+            assert wal.put(b"k", values[-1]) == len(values) - 1
+    assert [record.value for record in one] == values
+    other.check()
+    one.close()
+    other.close()
+    assert [record.value for record in memory.open(exclusive=True)] == values
+
+
 # --- Compression ----------------------------------------------------------------------------------
 
 CODECS = ["lz4", "zstd"]

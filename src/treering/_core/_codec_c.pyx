@@ -66,6 +66,7 @@ cdef extern from "_shared.h" nogil:
     int treering_mutex_try(void *mutex)
     int treering_mutex_lock(void *mutex, double seconds)
     int treering_mutex_unlock(void *mutex)
+    int treering_mutex_is_mine(const void *mutex)
     uint32_t TREERING_FOLLOWERS
     int treering_futex_wait_bits(uint64_t *word, uint64_t seen, uint32_t bits, double seconds)
     void treering_futex_wake_bits(uint64_t *word, uint32_t bits, int count)
@@ -122,6 +123,7 @@ cdef enum:
     CHAINS = 2
 
 cdef uint64_t TIME_NS_MAX = 0x7FFFFFFFFFFFFFFF
+cdef uint64_t POSITION_PLAIN = 0x7FFFFFFF00000000  # near the last one there is, `slow` counts
 
 # What these names are in the readable twin; tests compare the two tables.
 CONSTANTS = {
@@ -908,9 +910,15 @@ cdef class SharedPage:
         self._release_if_unused()
         return True
 
+    def is_mine(self, size_t mutex_offset):
+        """Whether this thread has a shared mutex, by whatever handle."""
+        return treering_mutex_is_mine(<uint8_t *>self._word(0) + mutex_offset)
+
     def holds_sync(self):
-        """Whether this thread has the sync mutex."""
-        return self._sync_holder is not None and self._sync_holder == threading.get_ident()
+        """Whether this thread has the sync mutex, by whatever handle."""
+        if self._sync_holder is not None and self._sync_holder == threading.get_ident():
+            return True  # a private one does not know its owner
+        return treering_mutex_is_mine(<uint8_t *>self._word(0) + SYNC_MUTEX_OFFSET)
 
     def join_sync(self, uint64_t position, double timeout):
         """Sleep while somebody syncs and `position` is not durable; True once this thread has the
@@ -1237,7 +1245,9 @@ cdef class Tail:
         mutex = <uint8_t *>page._words + APPEND_MUTEX_OFFSET
         code = treering_mutex_try(mutex)
         while code == EBUSY or code == ETIMEDOUT:
-            if page._holder is not None and page._holder == threading.get_ident():
+            if treering_mutex_is_mine(mutex) or (
+                page._holder is not None and page._holder == threading.get_ident()
+            ):
                 return -1  # a signal handler inside our own slow call: `slow` says so
             if tries == 20 or not wait:
                 return -1  # a second in vain: `slow` knows how long to wait
@@ -1265,6 +1275,7 @@ cdef class Tail:
             or page._words[WORD_EPOCH] != self._epoch
             or page._words[WORD_FAILED]
             or page._words[WORD_DIRTY]
+            or page._words[WORD_END] >= POSITION_PLAIN
         ):
             treering_mutex_unlock(mutex)
             return -1

@@ -116,6 +116,8 @@ class SharedPage:
         self._memory = _memory_of(buffer) if write else None
         # A robust mutex that its thread holds must stay in memory: the C library has it in a list.
         self._held: dict[int, tuple[_Memory, int]] = {}
+        # The thread that is just taking or giving back a mutex, so that it may have it or not.
+        self._doubt: dict[int, int] = {}
 
     def close(self) -> None:
         """Let go of the buffer; later calls raise ClosedError. The memory stays as long as a
@@ -127,6 +129,7 @@ class SharedPage:
         """In a forked child: the locks are the parent's, and a call that the fork interrupted must
         not store anything more."""
         self._held.clear()
+        self._doubt.clear()
         words = self._words
         self.close()
         if words is not _CLOSED:
@@ -184,16 +187,21 @@ class SharedPage:
         if memory is None:
             raise closed_error()
         address = memory[0] + mutex_offset
+        if self.is_mine(mutex_offset):
+            return TIMED_OUT  # by another handle, further up the stack: waiting would be in vain
+        self._doubt[mutex_offset] = get_ident()
         code = _trylock(address)
         if code == errno.EBUSY and timeout > 0:
             code = _lock_in_time(address, timeout)
         if code in (errno.EBUSY, errno.ETIMEDOUT):
+            self._doubt.pop(mutex_offset, None)
             return TIMED_OUT
         if code == errno.EOWNERDEAD:
             _pthread.pthread_mutex_consistent(address)
         elif code:
             raise OSError(code, os.strerror(code))
         self._held[mutex_offset] = memory, get_ident()
+        self._doubt.pop(mutex_offset, None)
         if self._memory is None:  # it came too late
             self.unlock(mutex_offset)
             raise closed_error()
@@ -207,15 +215,18 @@ class SharedPage:
         memory, owner = held
         if owner != get_ident():
             return False
+        self._doubt[mutex_offset] = owner
         self._held.pop(mutex_offset, None)  # abandoned, if a signal handler forked just now
         code: int = _unlock(memory[0] + mutex_offset)
+        self._doubt.pop(mutex_offset, None)
         return code == 0
 
     def _unlock_unnoticed(self, mutex_offset: int) -> bool:
         """`lock` may have been interrupted before it noted that it had the mutex, or just before it
-        took over from a dead holder. Given back like that, the mutex would be lost for ever."""
+        took over from a dead holder (given back like that, the mutex would be lost for ever); or
+        `unlock` before it gave it back."""
         memory = self._memory
-        if memory is None:
+        if memory is None or self._doubt.get(mutex_offset) != get_ident():
             return False
         address = memory[0] + mutex_offset
         owner = ctypes.c_uint32.from_address(address).value & _MUTEX_OWNER_MASK
@@ -223,12 +234,17 @@ class SharedPage:
             return False
         _pthread.pthread_mutex_consistent(address)
         code: int = _unlock(address)
+        self._doubt.pop(mutex_offset, None)
         return code == 0
 
+    def is_mine(self, mutex_offset: int) -> bool:
+        """Whether this thread has a shared mutex, by whatever handle: low bits name its owner."""
+        owner: int = self._words[mutex_offset >> 3] & _MUTEX_OWNER_MASK
+        return owner != 0 and owner == get_native_id()
+
     def holds_sync(self) -> bool:
-        """Whether this thread has the sync mutex."""
-        held = self._held.get(fmt.SYNC_MUTEX_OFFSET)
-        return held is not None and held[1] == get_ident()
+        """Whether this thread has the sync mutex, by whatever handle."""
+        return self.is_mine(fmt.SYNC_MUTEX_OFFSET)
 
     def join_sync(self, position: int, timeout: float) -> bool:
         """Sleep while somebody syncs and `position` is not durable; True once this thread has the

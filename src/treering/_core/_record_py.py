@@ -211,7 +211,8 @@ def as_bytes(data: Any, what: str) -> bytes:
     if type(data) is bytes:
         return data
     if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
+        # What the buffer holds: a subclass may say something else about itself.
+        return bytes(memoryview(data))
     hint = "Encode the text first: text.encode()" if isinstance(data, str) else None
     raise UsageError(f"the {what} must be bytes, not {type(data).__name__}", hint=hint)
 

@@ -117,6 +117,13 @@ static int treering_mutex_lock(void *mutex, double seconds)
 
 static int treering_mutex_unlock(void *mutex) { return pthread_mutex_unlock((pthread_mutex_t *)mutex); }
 
+/* Whether this thread holds it: the first word of a robust mutex names its owner (FUTEX_TID_MASK). */
+static int treering_mutex_is_mine(const void *mutex)
+{
+    uint32_t owner = __atomic_load_n((const uint32_t *)mutex, __ATOMIC_RELAXED) & 0x3FFFFFFFu;
+    return owner > 2 && owner == (uint32_t)syscall(SYS_gettid); /* private ones hold 0, 1 or 2 */
+}
+
 /* The futex is the low half of a word. */
 static uint32_t *treering_low_half(uint64_t *word)
 {
@@ -167,6 +174,7 @@ static int treering_mutex_init(void *mutex, int is_private) { (void)mutex; (void
 static int treering_mutex_try(void *mutex) { (void)mutex; return ENOSYS; }
 static int treering_mutex_lock(void *mutex, double seconds) { (void)mutex; (void)seconds; return ENOSYS; }
 static int treering_mutex_unlock(void *mutex) { (void)mutex; return ENOSYS; }
+static int treering_mutex_is_mine(const void *mutex) { (void)mutex; return 0; }
 static int treering_futex_wait_bits(uint64_t *word, uint64_t seen, uint32_t bits, double seconds)
 {
     (void)word; (void)seen; (void)bits; (void)seconds;

@@ -202,6 +202,8 @@ class Tail:
         durable, failed = words[_FROM_DURABLE].tolist()
         if base != self._base or epoch != self._epoch or failed or dirty or mapping is None:
             return -1
+        if position + count >= fmt.POSITION_MAX:
+            return -1
         frame = seal_frame(body, count, position, durable, self._tag, self._seed, self._align)
         end = offset + len(frame)
         if end > self._limit:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from .errors import FailedError
+
 
 class Signal:
     """One bit: set by anybody at any time, taken by the one who waits for it."""
@@ -73,12 +75,21 @@ def apart(call: Callable[[], object]) -> None:
     """Make the call; by a thread of its own if this one is inside the log's code.
 
     For what the collector does: it may come at any step, and find a forgotten handle in a thread
-    that holds what closing it would wait for.
+    that holds what closing it would wait for. Nobody can be told there that the log failed some
+    time before; what fails only now goes the way of all errors in the collector.
     """
     if _inside_the_log():
-        Background(call).start()
+        Background(lambda: _unless_dead(call)).start()
     else:
+        _unless_dead(call)
+
+
+def _unless_dead(call: Callable[[], object]) -> None:
+    try:
         call()
+    except FailedError as error:
+        if error.__cause__ is not None:
+            raise
 
 
 def _inside_the_log() -> bool:

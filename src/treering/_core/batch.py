@@ -52,5 +52,12 @@ class Batch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.positions = self._append(self._records, durable=self._durable)
+        try:
+            if kind is None:
+                self.positions = self._append(self._records, durable=self._durable)
+        finally:
+            self._forget_failed()
+
+    def _forget_failed(self) -> None:
+        if self.positions is None:  # a block that failed leaves nothing for the next one
+            self._records = []

@@ -35,8 +35,9 @@ from .options import FsyncPolicy
 # Sleeping waiters look around this often: a leader may have died without waking them.
 _SLICE_SECONDS = 0.05
 
-# How long to wait for company at most, as a share of the last fsync's time; how often not to.
-_LINGER_SHARE = 0.3
+# How long to wait for company at most, as a share of the last fsync's time and in all (one that
+# took long says nothing of the next); how often not to.
+_LINGER_SHARE, _LINGER_SECONDS = 0.3, 0.001
 _IN_VAIN_MOST = 6
 
 
@@ -65,8 +66,9 @@ class Commit:
         # fsync it, and must not meet another file under its number.
         self._file = None
 
-    def wait(self, position: int, timeout: float | None = None) -> None:
-        """Return once the record at `position` is durable.
+    def wait(self, position: int, timeout: float | None = None, *, company: bool = True) -> None:
+        """Return once the record at `position` is durable. `company`: whether others may come whose
+        records an fsync might take along.
 
         FailedError if a write or fsync failed; WaitTimeoutError after `timeout` seconds.
         """
@@ -80,7 +82,7 @@ class Commit:
                 raise WaitTimeoutError(
                     "the record is written but not yet durable", position=position
                 )
-            self._lead_or_sleep(position, min(left, _SLICE_SECONDS))
+            self._lead_or_sleep(position, min(left, _SLICE_SECONDS), company)
 
     def check(self) -> None:
         """Raise FailedError if the log is dead."""
@@ -88,7 +90,7 @@ class Commit:
         if number:
             raise failed_error(number, self._directory.path)
 
-    def _lead_or_sleep(self, position: int, seconds: float) -> None:
+    def _lead_or_sleep(self, position: int, seconds: float, company: bool) -> None:
         """Sync on behalf of all who wait; or wait for whoever is doing so. Giving the lock back
         wakes all; it is tried twice because a signal's exception may come between any two steps."""
         if self._lock.held():  # a signal handler that interrupted a sync cannot wait for it
@@ -98,7 +100,8 @@ class Commit:
         try:
             try:
                 if self._lock.join(position, seconds) and self._load(fmt.WORD_DURABLE) <= position:
-                    self._linger()
+                    if company:
+                        self._linger(seconds)
                     self._sync_tail()
             finally:
                 released = self._lock.release()
@@ -106,7 +109,7 @@ class Commit:
             if not released:
                 self._lock.release()
 
-    def _linger(self) -> None:
+    def _linger(self, seconds: float) -> None:
         """Wait a moment for those whom the last fsync has just let go: with them in this one, two
         half groups become one whole. Less and less often while nobody comes."""
         alone = self._load(fmt.WORD_END) - self._load(fmt.WORD_DURABLE) < 2
@@ -114,7 +117,7 @@ class Commit:
             return
         if self._pass > 0:
             self._pass -= 1
-        elif self._page.linger(self.seconds * _LINGER_SHARE):
+        elif self._page.linger(min(self.seconds * _LINGER_SHARE, _LINGER_SECONDS, seconds)):
             self._in_vain = 0
         else:
             self._in_vain = min(self._in_vain + 1, _IN_VAIN_MOST)
@@ -124,7 +127,7 @@ class Commit:
         """Make everything durable while the caller holds the append lock."""
         end = self._load(fmt.WORD_END)
         if end:
-            self.wait(end - 1)
+            self.wait(end - 1, company=False)
 
     def _sync_tail(self) -> None:
         """Under the sync lock. The end is read before the fsync begins and before the tail's name:

@@ -47,7 +47,11 @@ class Control:
             if not reuse or fmt.CONTROL_NAME not in directory.names():
                 raise
             temporary = fmt.CONTROL_NAME
-            control = cls._map(directory.open(temporary, WRITE), write=True)
+            file = directory.open(temporary, WRITE)
+            if file.size() < fmt.CONTROL_BYTES:
+                file.close()
+                raise
+            control = cls._map(file, write=True)
         try:
             control._initialise(directory, log_id, lock_kind)
             if temporary != fmt.CONTROL_NAME:
@@ -70,6 +74,13 @@ class Control:
     @classmethod
     def _map(cls, file: File, *, write: bool) -> Control:
         try:
+            if file.size() < fmt.CONTROL_BYTES:
+                raise LockedError(
+                    "the control page is too short, and others have the log open",
+                    path=file.path,
+                    hint="Something else wrote to this file. Close the log everywhere; the next "
+                    "opening makes a new page",
+                )
             return cls(file, file.map(fmt.CONTROL_BYTES, write=write), write=write)
         except BaseException:
             file.close()
@@ -130,6 +141,13 @@ class Control:
                 path=path,
                 hint="Open the log with process_lock='file' in all of them",
             )
+
+    def replaced(self) -> bool:
+        """Whether a handle that was opened after a failure made a new page: this one is history."""
+        try:
+            return self.file.links() == 0
+        except OSError:
+            return False  # closed just now, and that is what the next look at it tells
 
     def close(self) -> None:
         """Let go of the page; idempotent. Threads that wait in it get ClosedError."""

@@ -19,7 +19,14 @@ from . import recovery, retention
 from . import segment as segments
 from .commit import Commit, Deadline
 from .control import Control
-from .errors import DiskFullError, LockedError, PositionError, StorageError, TreeringError
+from .errors import (
+    DiskFullError,
+    FailedError,
+    LockedError,
+    PositionError,
+    StorageError,
+    TreeringError,
+)
 from .files import WRITE, Directory, SystemFiles
 from .locks import AppendLock, HandleLocks, choose_lock_kind
 from .options import WalConfig
@@ -57,7 +64,8 @@ class Engine:
             self.writer.lock.run(self._settle_in)
             self.writer.seal_later(self._unsealed)
         except BaseException:
-            self.close()
+            with contextlib.suppress(FailedError):  # what made it fail is raised below
+                self.close()
             raise
 
     def _settle_in(self) -> None:
@@ -227,7 +235,7 @@ class Engine:
     def _publish_locked(self, position: int, rewinds: int, rename: Callable[[], None]) -> None:
         self.writer.catch_up()
         if self.control.load(fmt.WORD_REWINDS) != rewinds:
-            raise rewound_error(self.source, position)
+            raise rewound_error(self.source, position, self.source.rewinds()[1])
         if self.control.load(fmt.WORD_DURABLE) < position:
             raise PositionError(
                 "the log is not durable so far", position=position, hint="Call sync() before"
@@ -236,7 +244,9 @@ class Engine:
 
     def apply_retention(self) -> int:
         """Remove what the configured retention no longer wants; the first position."""
-        target = retention.retention_target(self.directory, self.control, self.config)
+        tail = self.writer.lock.run(retention.tail_now, self.control)
+        end = self.control.load(fmt.WORD_END)
+        target = retention.retention_target(self.directory, end, tail, self.config)
         if target > self.control.load(fmt.WORD_FIRST):
             return self.truncate_before(target)
         return self.control.load(fmt.WORD_FIRST)
@@ -291,28 +301,20 @@ class Engine:
         if self.control.closed:
             return
         end = self.control.load(fmt.WORD_END)
-        if end and not self.control.load(fmt.WORD_FAILED):
+        if end:
+            # Also if the log failed long before: nobody else may have been there to be told.
             self.commit.wait(end - 1)
 
     def abandon(self) -> None:
         """In a forked child: close the inherited descriptors and mappings, and touch nothing else.
         The locks are the parent's and stay so: closing does not give up what a child inherits."""
         self._closed = True
+        self._closing = threading.RLock()  # another thread of the parent may have been inside
         self.directory.abandon()
         for name in ("control", "writer", "kept"):
             part = getattr(self, name, None)
             if part is not None:  # another thread may be opening or closing in the parent
                 part.abandon()
-
-
-# Also those that are being opened or closed just now, which no Wal shows.
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def abandon_all() -> None:
-    """In a forked child: all engines are the parent's."""
-    for engine in list(_engines):
-        engine.abandon()
 
 
 class QuietEngine:
@@ -323,6 +325,7 @@ class QuietEngine:
     ) -> None:
         self.directory = directory
         self.config = config
+        _engines.add(self)
         started = time.monotonic()
         if not directory.exists():
             raise recovery.not_found(directory.path)
@@ -344,6 +347,24 @@ class QuietEngine:
         """Let go of the files; idempotent."""
         self.kept.close()
         self.source.close()
+
+    def abandon(self) -> None:
+        """In a forked child: as `Engine.abandon`."""
+        self.directory.abandon()
+        for name in ("source", "kept"):
+            part = getattr(self, name, None)
+            if part is not None:
+                part.abandon()
+
+
+# Also those that are being opened or closed just now, which no Wal shows.
+_engines: weakref.WeakSet[Engine | QuietEngine] = weakref.WeakSet()
+
+
+def abandon_all() -> None:
+    """In a forked child: all engines are the parent's."""
+    for engine in list(_engines):
+        engine.abandon()
 
 
 def _look(facts: recovery.Survey, decided: recovery.Plan, epoch: int) -> Look:

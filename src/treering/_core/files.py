@@ -251,7 +251,10 @@ class File:
 
     def identity(self) -> tuple[int, int]:
         """Device and inode: tells a file from another one of the same name."""
-        status = self._files.status(self.descriptor)
+        try:
+            status = self._files.status(self.descriptor)
+        except OSError as error:
+            raise storage_error(error, "stat", self.path) from error
         return status.st_dev, status.st_ino
 
     def links(self) -> int:
@@ -338,6 +341,9 @@ class File:
         """Map the first `length` bytes, shared."""
         try:
             return self._files.map(self.descriptor, length, write=write)
+        except ValueError as error:  # what mmap says of a file that is too short
+            short = OSError(errno.EINVAL, str(error))
+            raise storage_error(short, "map", self.path) from error
         except OSError as error:
             raise storage_error(error, "map", self.path) from error
 

@@ -84,6 +84,7 @@ HEADERS_BYTES_MAX = 1 << 20
 STREAM_MAX = (1 << 32) - 1
 TIME_NS_MAX = (1 << 63) - 1
 POSITION_MAX = (1 << 63) - 1
+EPOCH_MAX = (1 << 32) - 1
 FRAME_BYTES_LIMIT = 1 << 30
 SEGMENT_BYTES_MIN = 1 << 10
 SEGMENT_BYTES_LIMIT = 1 << 40
@@ -277,9 +278,10 @@ class Manifest(NamedTuple):
         _check_block(data[: MANIFEST_SLOT.size], f[0], MANIFEST_MAGIC, "manifest slot")
         _check_version(f[1], f[2])
         slot = cls(f[4], f[5], f[6], *f[8:14])
-        positions = (slot.first_position, slot.clean_position, slot.sequence, slot.clean_offset)
-        bases = (slot.tail_base, slot.cut)
-        if max(positions) > POSITION_MAX or any(POSITION_MAX < base < NO_CUT for base in bases):
+        # The sequence and the epoch must leave room for the next.
+        positions = (slot.first_position, slot.clean_position, slot.sequence + 1, slot.clean_offset)
+        wrong_base = any(POSITION_MAX < base < NO_CUT for base in (slot.tail_base, slot.cut))
+        if max(positions) > POSITION_MAX or wrong_base or slot.epoch >= EPOCH_MAX:
             raise FormatError("the manifest slot holds impossible numbers")
         return slot
 
@@ -326,7 +328,7 @@ def pack_headers(headers: Mapping[str, bytes]) -> bytes:
     for name, value in headers.items():
         if not isinstance(value, bytes | bytearray | memoryview):
             raise TypeError("a header's value must be bytes")
-        encoded, data = name.encode(), bytes(value)
+        encoded, data = name.encode(), bytes(memoryview(value))
         parts += [_HEADER_SIZES.pack(len(encoded), len(data)), encoded, data]
     return b"".join(parts)
 
@@ -389,7 +391,7 @@ WORD_SYNC_WAITERS = 41  # not 0: somebody sleeps until WORD_SYNCS moves
 WORD_FIRST = 48  # oldest position still there
 WORD_CHANGES = 49  # counts rolls and truncations: a view older than this is out of date
 WORD_REWINDS = 50  # counts truncate_after
-WORD_REWIND_CUT = 51  # the position that the last truncate_after cut at
+WORD_REWIND_CUT = 51  # two words, by turns: where an even, and where an odd, truncate_after cut
 
 # WORD_DIRTY during a roll or a truncation: what the words say must be derived from the files again.
 DIRTY_FILES = 1

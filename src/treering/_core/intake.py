@@ -82,7 +82,9 @@ class Intake:
         span_ns = whole_nanoseconds(ttl, "ttl")
         if not 0 < span_ns <= fmt.TIME_NS_MAX // 2:
             raise UsageError(f"ttl must be a number of seconds over 0, not {ttl!r}")
-        return kind(*fields, expires_at_ns=self.now_ns() + span_ns, **options)
+        # A record may claim to be from the end of time; none can expire after that.
+        expires_at_ns = min(self.now_ns() + span_ns, fmt.TIME_NS_MAX)
+        return kind(*fields, expires_at_ns=expires_at_ns, **options)
 
     def now_ns(self) -> int:
         """The time for expiry: never before the newest record in the log (clocks step back)."""

@@ -41,6 +41,7 @@ class AppendLock:
         self._threads = threading.RLock()
         self._control = control
         self._page = control.page
+        self._page_is = control.file.identity()
         self._timeout = timeout
         self._entered = False
         self.closed = False  # set, under the lock where possible, by the handle that closes
@@ -54,10 +55,7 @@ class AppendLock:
         """action(*args) under the lock; ReentrantError from a handler inside another action."""
         with self._threads:
             if self._entered and self._inside():
-                raise ReentrantError(
-                    "the log was called from a signal handler that interrupted a call on it",
-                    hint="Set a flag in the handler and append afterwards",
-                )
+                raise _reentrant_error()
             released = False
             try:
                 try:
@@ -73,13 +71,17 @@ class AppendLock:
                 finally:
                     self._entered = False  # no call: it must not fail at the end of the stack
 
-    def _inside(self) -> bool:
-        """Whether this thread is inside an action: `_entered` alone may be left over from an
-        interrupt right before it was taken back."""
+    def _inside(self, *, any_handle: bool = False) -> bool:
+        """Whether this thread is inside an action further up the stack; of `any_handle` of the same
+        log, or of this one: `_entered` alone may be left over from an interrupt right before it was
+        taken back."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            if frame.f_code in _ENTRANCES and frame.f_locals.get("self") is self:
-                return True
+            if frame.f_code in _ENTRANCES:
+                lock: AppendLock = frame.f_locals["self"]
+                same_log = lock is not self and lock._page_is == self._page_is
+                if same_log if any_handle else lock is self:
+                    return True
             frame = frame.f_back
         return False
 
@@ -110,6 +112,8 @@ class AppendLock:
 
     def _acquire_in_time(self) -> None:
         self._check_open()
+        if self._inside(any_handle=True):
+            raise _reentrant_error()  # the lock is this thread's: waiting would be in vain
         until = time.monotonic() + self._timeout
         while not self._acquire_slice(_SLICE_SECONDS):
             if time.monotonic() > until:
@@ -150,7 +154,19 @@ class AppendLock:
             self.closed = True
 
 
+def _reentrant_error() -> ReentrantError:
+    return ReentrantError(
+        "the log was called from a signal handler (or a finalizer) that interrupted a call on it",
+        hint="Set a flag in the handler and append afterwards",
+    )
+
+
 _ENTRANCES = (AppendLock.run.__code__, AppendLock.try_run.__code__)
+
+
+# Which thread of this process holds the sync lock's file, whatever its handle. One left over from
+# an interrupt only has that thread sync without the lock once.
+_leaders: dict[tuple[int, int], int] = {}
 
 
 class SyncLock:
@@ -167,6 +183,7 @@ class SyncLock:
         self._owner: int | None = None
         # The append lock is a lock on the control page's file; this one needs a file of its own.
         self._file = directory.open(fmt.MANIFEST_NAME) if kind == FILE_LOCK else None
+        self._file_is = self._file.identity() if self._file is not None else (0, 0)
 
     def join(self, position: int, timeout: float) -> bool:
         """Become the leader (True); or sleep, outside the interpreter lock, while somebody else
@@ -184,6 +201,7 @@ class SyncLock:
             return False
         self._owner = threading.get_ident()
         if self._file is None or self._file.try_lock(exclusive=True):
+            _leaders[self._file_is] = self._owner
             return True
         self._give_back()
         return False
@@ -199,10 +217,12 @@ class SyncLock:
         return given_back
 
     def held(self) -> bool:
-        """Whether this thread has it: then a signal handler runs that interrupted a sync."""
+        """Whether this thread has it, by whatever handle: then a signal handler runs that
+        interrupted a sync."""
         if self._mutex:
             return self._page.holds_sync()
-        return self._owner == threading.get_ident()
+        me = threading.get_ident()
+        return self._owner == me or (self._file is not None and _leaders.get(self._file_is) == me)
 
     def _give_back(self) -> bool:
         if self._mutex:
@@ -210,6 +230,7 @@ class SyncLock:
         if self._owner == threading.get_ident():
             if self._file is not None:
                 self._file.unlock()
+                _leaders.pop(self._file_is, None)
             self._owner = None
         try:
             self._threads.release()

@@ -8,7 +8,7 @@ twin.
 from __future__ import annotations
 
 from . import format as fmt
-from .errors import StorageError
+from .errors import DamageError, DiskFullError, StorageError
 from .files import CREATE_NEW, WRITE, Directory, File, no_such_file
 
 
@@ -47,14 +47,45 @@ def _read(file: File) -> tuple[list[fmt.Manifest | None], list[str]]:
 
 
 def store(directory: Directory, manifest: fmt.Manifest) -> None:
-    """Replace the manifest; durable at return. The file must exist, its better slot be durable."""
-    packed = manifest.pack()
+    """Replace the manifest; durable at return. The file must exist, its better slot be durable.
+
+    DiskFullError leaves it as it was.
+    """
+    packed = _packed(directory, manifest)
     with directory.open(fmt.MANIFEST_NAME, WRITE) as file:
         slots, _ = _read(file)
         worst_first = sorted((slot.sequence if slot else -1, at) for at, slot in enumerate(slots))
-        for _, number in worst_first:
-            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[number])
-            file.sync()
+        (_, first), (_, second) = worst_first
+        file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[first])
+        _sync(file)
+        try:
+            file.write(packed, fmt.MANIFEST_SLOT_OFFSETS[second])
+        except DiskFullError:
+            return  # the decision is durable, so it stands; the next one to store mends this slot
+        _sync(file)
+
+
+def _packed(directory: Directory, manifest: fmt.Manifest) -> bytes:
+    """The slot's bytes, if they can be read again: a damaged log's numbers may leave no room."""
+    packed = manifest.pack()
+    try:
+        fmt.Manifest.unpack(packed)
+    except fmt.FormatError as error:
+        raise DamageError(
+            f"the manifest cannot be replaced: {error}",
+            path=directory.join(fmt.MANIFEST_NAME),
+            hint="Nothing was changed. `treering repair` copies what is there into a new log",
+        ) from error
+    return packed
+
+
+def _sync(file: File) -> None:
+    """Make the slot durable. Even if it is for want of space: after a failure nobody knows what
+    is, so it is none that one may try again after."""
+    try:
+        file.sync()
+    except DiskFullError as error:
+        raise StorageError(error.message, number=error.errno, path=error.path) from error
 
 
 def settle(directory: Directory) -> None:

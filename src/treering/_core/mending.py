@@ -78,6 +78,7 @@ def plan_mending(found: Examination) -> Mending:
         verdict = judge(picture._replace(manifest=None, manifest_problems=("",)), found.contents)
     manifest = verdict.manifest
     keep, end = _longest_prefix(verdict)
+    end = min(end, _pending_cut(verdict))
     cut = _must_cut(verdict, keep, end)
     while cut and keep and end <= keep[-1].base:
         end = keep.pop().base  # nothing in it: its name is the one that the next segment needs
@@ -153,6 +154,14 @@ def _longest_prefix(verdict: Verdict) -> tuple[list[Content], int]:
         keep.append(content)
         end = min(content.prefix_end, part.limit) if content.base == last else content.prefix_end
     return keep, end
+
+
+def _pending_cut(verdict: Verdict) -> int:
+    """Where a cut was decided that no segment shows yet: what is behind it must not come back."""
+    manifest = verdict.manifest
+    headers = [part.content.header for part in verdict.parts if part.live]
+    begun = any(header is not None and header.epoch >= manifest.epoch for header in headers)
+    return fmt.NO_CUT if begun else manifest.cut
 
 
 def _is_alien(content: Content, verdict: Verdict) -> bool:

@@ -98,9 +98,11 @@ class WalConfig:
         torn writes may damage neighbouring bytes; costs that much space per frame).
     compression: None, "lz4" or "zstd": default for values; stored only if smaller.
     retention_bytes_max, retention_seconds_max, retention_records_max: delete the oldest segments
-        when the log is larger, older or longer; pins are respected. None keeps everything.
+        when the log is larger, older or longer; pins are respected. None keeps everything. What
+        counts is the space that records and footers use, not what is reserved for more.
     process_lock: "auto", or "file" to share a log between PID namespaces or C libraries (slower).
     map_tail: None decides by the file system; False writes the tail with pwrite; True maps it.
+        All processes that share a log must give the same.
     lock_timeout_seconds: how long opening waits for another process that is opening the log.
     files, clock: replaced in tests (see treering.testing). The clock gives nanoseconds since 1970.
     """

@@ -84,8 +84,12 @@ class _Planner:
         until = min((f.positions[0] for f in self.problems if f.positions), default=fmt.NO_CUT)
         self._walk([fact for fact in live if fact.base < until], manifest, until)
         self.end = min(self.end, until)
-        self.end = min(self.end, until)
         self._check_end(live, manifest)
+        if self.end >= fmt.POSITION_MAX and not self.problems:
+            # No position is left for the next record: nobody wrote so many, so this was forged.
+            path = live[-1].path if live else self._segment_path(first)
+            self.end = fmt.POSITION_MAX
+            self.note(Label.FOREIGN, path, None, (self.end, None), "its positions are used up")
         if self.end < first and not self.problems:
             path = self._segment_path(first)
             self.note(Label.MISSING, path, positions=(self.end, first))

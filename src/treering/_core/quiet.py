@@ -11,13 +11,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from . import format as fmt
 from . import manifest as manifests
 from . import segment as segments
 from .control import Control
-from .errors import ClosedError, StorageError, TreeringError
+from .errors import ClosedError, ReentrantError, StorageError, TreeringError
 from .files import Directory, no_such_file
 from .source import WAIT_SLICE_SECONDS, OpenSegment
 from .view import View
@@ -25,6 +25,8 @@ from .view import View
 # How long to sleep at most before the files are looked at again, and the page looked for.
 _PAUSE_MOST = 0.05
 _PAGE_SECONDS = 1.0
+
+_T = TypeVar("_T")
 
 
 class Look(NamedTuple):
@@ -59,21 +61,45 @@ class QuietSource:
         now = time.monotonic()
         if now - self._looked_for_page < _PAGE_SECONDS:
             return self._control
-        with self._lock:
-            self._looked_for_page = now
-            with contextlib.suppress(TreeringError, ValueError, OSError):
-                if self._control is not None and self._control.file.links() == 0:
-                    self._control.close()
-                    self._control = None
-                if self._control is None and not self._closed:
-                    self._control = Control.join(self._directory, write=False)
-            return self._control
+        return self._inside(self._look_for_page, now)
+
+    def _look_for_page(self, now: float) -> Control | None:
+        self._looked_for_page = now
+        with contextlib.suppress(TreeringError, ValueError, OSError):
+            if self._control is not None and self._control.file.links() == 0:
+                self._control.close()
+                self._control = None
+            if self._control is None and not self._closed:
+                self._control = Control.join(self._directory, write=False)
+        return self._control
+
+    def _inside(self, call: Callable[..., _T], *args: object) -> _T:
+        """Make a call that changes what we know, under the lock. The handler of a signal that
+        interrupted one may not make another: it would find half of it changed."""
+        if self._is_inside():
+            raise ReentrantError(
+                "a signal handler asked the log for what it was just finding out",
+                hint="Let the handler set a flag, and look at it in the program",
+            )
+        try:
+            with self._lock:
+                return call(*args)
+        finally:
+            if self._closed:  # by such a handler, which left the rest to us
+                self._let_go()
+
+    def _is_inside(self) -> bool:
+        # What threading.Condition asks of its lock; nothing of our own could be set and unset
+        # together with the lock if an interrupt came in between.
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
     def first(self) -> int:
         """See Source."""
-        with self._lock:
-            self._see_manifest()
-            return self._first
+        return self._inside(self._find_first)
+
+    def _find_first(self) -> int:
+        self._see_manifest()
+        return self._first
 
     def rewinds(self) -> tuple[int, int]:
         """See Source."""
@@ -85,11 +111,13 @@ class QuietSource:
 
     def end(self, durable_only: bool) -> int:
         """See Source."""
-        with self._lock:
-            manifest = self._see_manifest()
-            if self._damage is None:
-                self._advance(manifest)
-            return self._durable if durable_only else self._end
+        return self._inside(self._find_end, durable_only)
+
+    def _find_end(self, durable_only: bool) -> int:
+        manifest = self._see_manifest()
+        if self._damage is None:
+            self._advance(manifest)
+        return self._durable if durable_only else self._end
 
     def _see_manifest(self) -> fmt.Manifest | None:
         """What the manifest says now of the log's beginning, and of a cut since we last looked."""
@@ -114,13 +142,14 @@ class QuietSource:
         """A cut raises the epoch: truncate_after's, or recovery's, which takes nothing shown."""
         self._leave_tail()
         found = self._look(self._epoch)
+        rewinds, durable = self._rewinds, self._durable
         if found.cut < self._end:
-            count, _ = self._rewinds
-            self._rewinds = (count + max(found.epoch - self._epoch, 1), found.cut)
-            self._durable = min(self._durable, found.cut)
+            rewinds = (rewinds[0] + max(found.epoch - self._epoch, 1), found.cut)
+            durable = min(durable, found.cut)
+        durable = max(durable, found.durable)
+        # All at once, without a call in between: an interrupt must not leave half of it.
+        self._rewinds, self._durable, self._damage = rewinds, durable, found.damage
         self._first, self._end, self._epoch = found.first, found.end, found.epoch
-        self._durable = max(self._durable, found.durable)
-        self._damage = found.damage
 
     def _advance(self, manifest: fmt.Manifest | None) -> None:
         """Look for whole frames behind the ones known, over segment borders."""
@@ -167,10 +196,11 @@ class QuietSource:
             position=at,
             stop_position=self._end,
         )
-        self._tail, self._tail_offset = tail, found.offset
+        end, durable = self._end, self._durable
         if tail.header.epoch == self._epoch:
-            self._end = max(self._end, found.position)
-            self._durable = max(self._durable, found.durable)
+            end, durable = max(end, found.position), max(durable, found.durable)
+        # Without a call in between, as above.
+        self._tail, self._tail_offset, self._end, self._durable = tail, found.offset, end, durable
         return True
 
     def _leave_tail(self) -> None:
@@ -200,9 +230,20 @@ class QuietSource:
         return None if self._damage is None else (self._end, self._damage)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files; idempotent."""
+        self._closed = True
+        if not self._is_inside():
+            self._let_go()
+
+    def abandon(self) -> None:
+        """In a forked child: another thread may have held the lock when the parent forked."""
+        self._lock = threading.RLock()
+        if self._control is not None:
+            self._control.abandon()
+        self.close()
+
+    def _let_go(self) -> None:
         with self._lock:
-            self._closed = True
             self._leave_tail()
             control, self._control = self._control, None
             if control is not None:

@@ -15,7 +15,7 @@ from . import format as fmt
 from .arguments import whole_nanoseconds
 from .codec import INCOMPLETE, UNKNOWN, Record, RecordIterator
 from .compression import decompress
-from .errors import DamageError, DataError, PositionError, RewoundError, StorageError
+from .errors import DamageError, DataError, PositionError, RewoundError, StorageError, TreeringError
 from .files import no_such_file
 from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_error
 from .survey import newer_error
@@ -50,9 +50,12 @@ class Reader:
         durable_only: bool = False,
         copy: bool = True,
         chunk_bytes: int = CHUNK_BYTES,
+        handle: object = None,
     ) -> None:
         stop_at = fmt.POSITION_MAX if stop is None else stop
         self._feed = _Feed(source, stop_at, follow, timeout, durable_only, copy, chunk_bytes)
+        # Whoever iterates keeps the feed, and that the handle: a forgotten one is closed later.
+        self._feed.handle = handle
         self._iterator = RecordIterator(self._feed.refill, decompress, copy)
         self._iterator.position = position
         first = source.first()
@@ -96,6 +99,7 @@ class _Feed:
     """Loads the iterator of a reader when it has run dry.
 
     Knows neither of the two, so that a loop left early frees its file at once: no cycle to collect.
+    (`handle` knows of no reader.)
     """
 
     def __init__(
@@ -118,8 +122,10 @@ class _Feed:
         self._chunk_bytes = chunk_bytes
         self._segment: OpenSegment | None = None
         self._at = 0  # offset in the file of what the iterator has loaded
+        self._wanted = 0
         self._tries = 0
         self.stopped = False
+        self.handle: object = None
         self._waiting_since: float | None = None
         self._glance = False
         self._rewinds = source.rewinds()
@@ -132,7 +138,8 @@ class _Feed:
         """Load the next records; False at the end."""
         while not self.stopped:
             end = min(self._source.end(self._durable_only), self._stop_at)
-            position = iterator.position
+            # The iterator may stand before the frame in which the wanted position lies.
+            position = max(iterator.position, self._wanted)
             if self._was_rewound(position):
                 continue  # the end may be older than the cut
             if position < self._source.first():
@@ -154,12 +161,10 @@ class _Feed:
             raise known[1]
 
     def _was_rewound(self, position: int) -> bool:
-        before, now = self._rewinds, self._source.rewinds()
-        if now == before:
+        before = self._rewinds
+        self._rewinds = _look_for_cuts(self._source, before, position)
+        if self._rewinds == before:
             return False
-        self._rewinds = now
-        if position > now[1] or now[0] - before[0] > 1:
-            raise rewound_error(self._source, position)
         self.leave_segment()
         return True
 
@@ -194,8 +199,7 @@ class _Feed:
         else:
             # The iterator stopped at a frame boundary unless its buffer was cut short there.
             at = self._at + iterator.offset
-            frame_position, needed = position, iterator.needed
-            self._glance = self._glance or end - position <= _FEW_RECORDS
+            frame_position, needed = iterator.position, iterator.needed
             if iterator.reason == INCOMPLETE:
                 self._tries = 0
             if iterator.reason == UNKNOWN:
@@ -209,7 +213,7 @@ class _Feed:
         if iterator.reason == INCOMPLETE and needed > count:
             raise self._damage(position, at)
         header = self._segment.header
-        self._at = at
+        self._at, self._wanted = at, position
         iterator.load(
             self._buffer, 0, count, frame_position, limit, position, header.tag, header.seed
         )
@@ -278,18 +282,28 @@ class _Feed:
         return error
 
 
-def rewound_error(source: Source, position: int) -> RewoundError:
+def _look_for_cuts(source: Source, before: tuple[int, int], position: int) -> tuple[int, int]:
+    """The cuts there were by now; RewoundError if one of them since `before` was, or may have been,
+    below `position`."""
+    now = source.rewinds()
+    if now == before or (position <= now[1] and now[0] - before[0] == 1):
+        return now
+    raise rewound_error(source, position, now[1])
+
+
+def rewound_error(source: Source, position: int, end: int) -> RewoundError:
+    """The error for a position that a cut at `end` has taken back."""
     error = RewoundError(
         "truncate_after removed records that this reader had passed",
         position=position,
         hint="Start a new reader at or before the new end",
     )
-    error.end = source.rewinds()[1]
+    error.end = end
     error.oldest = source.first()
     return error
 
 
-def read_one(source: Source, kept: Segments, position: int) -> Record:
+def read_one(source: Source, kept: Segments, position: int, tries: int = _LOOK_AGAIN) -> Record:
     """The record at `position`: one signpost look-up and one or two reads."""
     rewinds = source.rewinds()
     end, first = source.end(False), source.first()
@@ -307,9 +321,10 @@ def read_one(source: Source, kept: Segments, position: int) -> Record:
         try:
             segment = kept.get(base)
         except StorageError as error:
-            if no_such_file(error) and position < source.first():
-                raise pruned_error(position, source.first()) from error
-            raise
+            if not no_such_file(error) or tries == 0:
+                raise
+            # Truncation was faster, at either end: the next look finds out which.
+            return read_one(source, kept, position, tries - 1)
         records = _frames_from(segment, position, position + 1)
         for record in records:
             return record
@@ -356,26 +371,42 @@ def _frames_from(segment: OpenSegment, position: int, end: int) -> RecordIterato
     return iterator
 
 
-def read_backwards(source: Source, kept: Segments, start: int, stop: int) -> Iterator[Record]:
-    """Records from `start` - 1 down to `stop`, one index step in memory at a time."""
-    rewinds, upper = source.rewinds(), start
+def read_backwards(
+    source: Source, kept: Segments, start: int, stop: int, rewinds: tuple[int, int], handle: object
+) -> Iterator[Record]:
+    """Records from `start` - 1 down to `stop`, one index step in memory at a time. `rewinds` is
+    from before `start` was found; `handle` stays alive as long as this does."""
+    upper, tries = start, 0
     while upper > stop:
-        base = source.view().containing(upper - 1)
-        if base is None or upper - 1 < source.first():
-            raise pruned_error(upper - 1, source.first())
-        with kept.using:
-            segment = kept.get(base)
-            _, lower = segment.locate(upper - 1, upper)
-            lower = max(lower, stop)
-            records = _frames_from(segment, lower, upper)
-            block = list(records)
-        before, rewinds = rewinds, source.rewinds()
-        if rewinds != before and (rewinds[1] < upper or rewinds[0] - before[0] > 1):
-            raise rewound_error(source, upper)
-        if len(block) != upper - lower:
-            raise _unreadable(segment, records, lower + len(block))
+        try:
+            block = _block_below(source, kept, upper, stop)
+        except TreeringError as error:
+            source.end(False)  # by this a read-only handle notices a cut
+            rewinds = _look_for_cuts(source, rewinds, upper)
+            if not isinstance(error, StorageError) or not no_such_file(error):
+                raise
+            if (tries := tries + 1) > _LOOK_AGAIN:
+                raise
+            continue
+        rewinds = _look_for_cuts(source, rewinds, upper)
         yield from reversed(block)
-        upper = lower
+        upper, tries = upper - len(block), 0
+
+
+def _block_below(source: Source, kept: Segments, upper: int, stop: int) -> list[Record]:
+    """The last records before `upper`."""
+    base = source.view().containing(upper - 1)
+    if base is None or upper - 1 < source.first():
+        raise pruned_error(upper - 1, source.first())
+    with kept.using:
+        segment = kept.get(base)
+        _, lower = segment.locate(upper - 1, upper)
+        lower = max(lower, stop)
+        records = _frames_from(segment, lower, upper)
+        block = list(records)
+    if len(block) != upper - lower:
+        raise _unreadable(segment, records, lower + len(block))
+    return block
 
 
 def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:

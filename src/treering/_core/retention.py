@@ -7,6 +7,7 @@ file, replaced whole, so that consumers in other processes and after a restart a
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from . import format as fmt
 from . import segment as segments
@@ -79,27 +80,40 @@ def _pins_checksum(pins: dict[str, int]) -> int:
     return fmt.checksum(json.dumps(sorted(pins.items())).encode())
 
 
-def retention_target(directory: Directory, control: Control, config: WalConfig) -> int:
-    """The position before which the configured retention wants records removed (0: none)."""
+def tail_now(control: Control) -> tuple[int, int]:
+    """(base of the newest segment, where its frames end). Under the append lock: the two belong
+    together."""
+    return control.load(fmt.WORD_TAIL_BASE), control.load(fmt.WORD_END_OFFSET)
+
+
+def retention_target(
+    directory: Directory, end: int, tail: tuple[int, int], config: WalConfig
+) -> int:
+    """The position before which the configured retention wants records removed (0: none), of a
+    log that ends at `end`; `tail` as `tail_now` gave it."""
     view = View.load(directory)
-    target = 0
-    end = control.load(fmt.WORD_END)
-    for base, following in zip(view.bases, view.bases[1:], strict=False):
-        if not _expendable(directory, config, base, following, end, view):
+    target = total = 0
+    if config.retention_bytes_max is not None:
+        sizes = [_used_bytes(directory, base, tail) for base in view.bases]
+        total = sum(sizes)
+    for number, (base, following) in enumerate(pairwise(view.bases)):
+        if not _expendable(directory, config, base, end - following, total):
             break
         target = following
+        if config.retention_bytes_max is not None:
+            total -= sizes[number]
     return target
 
 
 def _expendable(
-    directory: Directory, config: WalConfig, base: int, following: int, end: int, view: View
+    directory: Directory, config: WalConfig, base: int, records_after: int, total_bytes: int
 ) -> bool:
-    if config.retention_records_max is not None and end - following >= config.retention_records_max:
+    """Whether retention wants the oldest segment gone, which with all newer ones uses so much."""
+    most = config.retention_records_max
+    if most is not None and records_after >= most:
         return True
-    if config.retention_bytes_max is not None:
-        newer = [other for other in view.bases if other >= base]
-        if sum(_used_bytes(directory, other) for other in newer) > config.retention_bytes_max:
-            return True
+    if config.retention_bytes_max is not None and total_bytes > config.retention_bytes_max:
+        return True
     if config.retention_seconds_max is not None:
         newest = _newest_ns(directory, base)
         oldest_wanted = config.now_ns() - config.retention_seconds_max * 1e9
@@ -107,11 +121,20 @@ def _expendable(
     return False
 
 
-def _used_bytes(directory: Directory, base: int) -> int:
+def _used_bytes(directory: Directory, base: int, tail: tuple[int, int]) -> int:
+    """What a segment uses of its file. Space that is only reserved does not count: it would make
+    a log go that is far below its limit."""
     try:
         with segments.open_segment(directory, base) as file:
-            return file.size()
-    except StorageError:
+            size = file.size()
+            if base == tail[0]:
+                return min(tail[1], size)
+            header = segments.read_header(file)
+            if segments.intact_trailer(file, header, size) is not None:
+                return size  # the footer is at the end of what is used
+            # Full a moment ago, its footer not yet written: only its frames tell.
+            return segments.scan_frames(file, header, size).offset
+    except (StorageError, fmt.FormatError):
         return 0
 
 

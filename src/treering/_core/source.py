@@ -10,18 +10,34 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from . import format as fmt
 from . import segment as segments
 from .control import Control
-from .errors import DamageError, PrunedError, StorageError, TreeringError, failed_error
+from .errors import (
+    ClosedError,
+    DamageError,
+    PrunedError,
+    StorageError,
+    TreeringError,
+    failed_error,
+)
 from .files import Directory, no_such_file
 from .survey import newer_error
 from .view import View
 
 WAIT_SLICE_SECONDS = 0.25
 _SEGMENTS_KEPT_OPEN = 16
+
+
+class _Known(NamedTuple):
+    """What is known of the inside of a segment."""
+
+    signposts: list[fmt.IndexEntry]  # to the frames before `offset`
+    offset: int
+    position: int  # of the frame at `offset`
+    newest_ns: int
 
 
 class OpenSegment:
@@ -48,57 +64,59 @@ class OpenSegment:
             raise DamageError(
                 "the segment carries another's name", path=self.file.path, offset=0, position=base
             )
-        self._index: list[fmt.IndexEntry] | None = None
-        self._scanned = (self.header.frames_start, base, 0)
+        self._known: _Known | None = None
         self._lock = threading.RLock()
 
     def index(self, end: int) -> list[fmt.IndexEntry]:
         """Signposts to the frames below `end`: the footer's, or made (and kept) by scanning."""
-        with self._lock:
-            if self.trailer is not None and self._index is None:
-                try:
-                    self._index = segments.read_index(self.file, self.trailer, self.size_bytes)
-                    self._scanned = (self.trailer.frames_end, self.trailer.end, 0)
-                except fmt.FormatError:
-                    self.trailer = None  # a damaged footer only costs a scan
-            if self._index is None:
-                self._index = []
-            if self._scanned[1] < end:
-                self._extend(end)
-            return self._index
+        return self._know(end).signposts
 
-    def _extend(self, end: int) -> None:
-        assert self._index is not None
-        offset, position, newest_ns = self._scanned
-        size = self.file.size()
+    def _know(self, end: int) -> _Known:
+        with self._lock:
+            known = self._known or self._from_footer()
+            if known.position < end:
+                known = self._extend(known, end)
+            # In one step: a signal's handler may have come here, too, since we began.
+            self._known = known
+            return known
+
+    def _from_footer(self) -> _Known:
+        if self.trailer is not None:
+            try:
+                index = segments.read_index(self.file, self.trailer, self.size_bytes)
+                return _Known(index, self.trailer.frames_end, self.trailer.end, 0)
+            except fmt.FormatError:
+                self.trailer = None  # a damaged footer only costs a scan
+        return _Known([], self.header.frames_start, self.base, 0)
+
+    def _extend(self, known: _Known, end: int) -> _Known:
         found = segments.scan_frames(
             self.file,
             self.header,
-            size,
-            offset=offset,
-            position=position,
-            newest_ns=newest_ns,
+            self.file.size(),
+            offset=known.offset,
+            position=known.position,
+            newest_ns=known.newest_ns,
             stop_position=end,
         )
-        last = self._index[-1].offset // fmt.INDEX_STEP_BYTES if self._index else -1
-        self._index += [
-            entry for entry in found.signposts if entry.offset // fmt.INDEX_STEP_BYTES > last
-        ]
-        self._scanned = (found.offset, found.position, found.newest_ns)
+        index = known.signposts
+        last = index[-1].offset // fmt.INDEX_STEP_BYTES if index else -1
+        more = [entry for entry in found.signposts if entry.offset // fmt.INDEX_STEP_BYTES > last]
+        return _Known(
+            index + more if more else index, found.offset, found.position, found.newest_ns
+        )
 
     def newest_ns(self, end: int) -> int:
         """Greatest timestamp of the records below `end`, or after them in the same segment."""
         if self.trailer is not None:
             return self.trailer.newest_ns
-        self.index(end)
-        return self._scanned[2]
+        return self._know(end).newest_ns
 
     def reached(self, end: int) -> int:
         """The position up to which frames are intact, as far as that is known; at most `end`."""
         if self.trailer is not None:
             return end
-        self.index(end)
-        return min(self._scanned[1], end)
+        return min(self._know(end).position, end)
 
     def locate(self, position: int, end: int) -> tuple[int, int]:
         """(offset, position) of a frame at or before `position`."""
@@ -168,10 +186,17 @@ class LiveSource:
     def rewinds(self) -> tuple[int, int]:
         """See Source."""
         load = self._control.load
-        return load(fmt.WORD_REWINDS), load(fmt.WORD_REWIND_CUT)
+        before, count = -1, load(fmt.WORD_REWINDS)
+        while before != count:  # see tell_readers: the cut's word is used again two cuts later
+            cut = load(fmt.WORD_REWIND_CUT + count % 2)
+            before, count = count, load(fmt.WORD_REWINDS)
+        return count, cut
 
     def view(self) -> View:
         """See Source."""
+        number = self._control.load(fmt.WORD_FAILED)
+        if number and self._control.replaced():  # what we know may be cut since then
+            raise failed_error(number, self._directory.path)
         changes = self._control.load(fmt.WORD_CHANGES)
         if self._seen[0] != changes:
             self._seen = (changes, View.load(self._directory))
@@ -199,26 +224,31 @@ class LiveSource:
 
 
 class Segments:
-    """Open segments kept for reading single records: the most recently used few."""
+    """Open segments kept for reading single records: the most recently used few.
+
+    One that is no longer kept is dropped, not closed: this very thread may be using it further up
+    the stack, below a signal's handler. Its file is closed when the last user has let go of it.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._kept: OrderedDict[int, OpenSegment] = OrderedDict()
         self._lock = threading.RLock()
+        self._closed = False
 
     def get(self, base: int) -> OpenSegment:
         """The segment of `base`; the caller holds `using`."""
-        kept = self._kept.get(base)
-        if kept is not None and kept.file.links() == 0:
-            del self._kept[base]
-            kept.close()
-            kept = None
-        if kept is None:
-            kept = self._kept[base] = self._source.open(base)
-        self._kept.move_to_end(base)
-        while len(self._kept) > _SEGMENTS_KEPT_OPEN:
-            self._kept.popitem(last=False)[1].close()
-        return kept
+        # A signal's handler may come here, or close, between any two steps of this.
+        kept = self._kept
+        if self._closed:
+            raise ClosedError("the log is closed", hint="Open it again with Wal.open")
+        segment = kept.pop(base, None)
+        if segment is None or segment.file.links() == 0:
+            segment = self._source.open(base)
+        kept[base] = segment
+        while len(kept) > _SEGMENTS_KEPT_OPEN:
+            kept.popitem(last=False)
+        return segment
 
     @property
     def using(self) -> AbstractContextManager[bool]:
@@ -227,13 +257,14 @@ class Segments:
 
     def abandon(self) -> None:
         """In a forked child: another thread may have held the lock when the parent forked."""
+        self._closed = True
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Close them all."""
+        """Let go of them all; idempotent."""
         with self._lock:
-            while self._kept:
-                self._kept.popitem()[1].close()
+            self._closed = True
+            self._kept = OrderedDict()
 
 
 def pruned_error(position: int, first: int) -> PrunedError:

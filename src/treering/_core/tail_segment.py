@@ -11,7 +11,7 @@ from collections.abc import Callable
 from . import format as fmt
 from . import segment as segments
 from .codec import Tail, scan
-from .errors import DamageError
+from .errors import DamageError, StorageError
 from .files import WRITE, Directory, File, Mapping
 
 POPULATE_BYTES = 1 << 20
@@ -99,12 +99,23 @@ class TailSegment:
         return found.position, found.newest_ns
 
     def erase(self, offset: int, end: int) -> None:
-        """Take the bytes of a half-written frame away, so that they never look like damage."""
+        """Take the bytes of a half-written frame away, so that they never look like damage.
+
+        By zeros: another process may have this part of the file mapped, and would die of touching
+        what was cut off.
+        """
         assert self._file is not None
         if self.trusted:
             self._file.write(bytes(end - offset), offset)
-        else:
-            # Space is not reserved here: writing zeros may fail, giving space back does not.
+            return
+        size = self._file.size()
+        try:
+            self._file.write(bytes(max(min(end, size) - offset, 0)), offset)
+        except StorageError:
+            # Space is not reserved here, so writing may fail. Giving it back does not; but a file
+            # that goes on behind the frame is one that another process has reserved and mapped.
+            if size > end:
+                raise
             self._file.truncate(offset)
 
     def allocate(self, size_bytes: int, sync: Callable[[File], None]) -> None:

@@ -317,6 +317,7 @@ class Wal:
             timeout=timeout,
             durable_only=durable_only,
             copy=copy,
+            handle=self,
         )
 
     def _start_position(self, engine: Engine | QuietEngine, position: int | None, time: Any) -> int:
@@ -339,13 +340,14 @@ class Wal:
         Memory stays flat. Errors as `read_from`.
         """
         engine, stop = self._any(), check_position(stop)
+        rewinds = engine.source.rewinds()
         start = self._start_position(engine, position, None)
         first = engine.source.first()
         if position is None:
             start = engine.source.end(False)
         if start < first:
             raise pruned_error(start, first)
-        return read_backwards(engine.source, engine.kept, start, max(stop, first))
+        return read_backwards(engine.source, engine.kept, start, max(stop, first), rewinds, self)
 
     def read(self, position: int) -> Record:
         """The record at `position`; an index look-up and one or two reads of the file.
@@ -467,7 +469,8 @@ class Wal:
         return self._engine is None and not self._forked
 
     def close(self) -> None:
-        """Make everything durable and let go of the log; idempotent.
+        """Make everything durable and let go of the log; idempotent. FailedError, when all is let
+        go of, if that could not be done, also for a failure long before; StorageError.
 
         A handle that is forgotten instead is closed when it is collected or the program ends; what
         was written is safe in any case.
@@ -490,12 +493,12 @@ class Wal:
     def _after_fork(self) -> None:
         """In the child: what the parent holds is not ours."""
         engine, self._engine, self._ending = self._engine, None, None
-        if engine is None:
-            return
-        self._unbind()
-        self._forked = True
+        # Also for a handle that another thread was closing, or opening anew, in the parent.
         self._reopening = threading.Lock()
         self._finalizer.detach()
+        if engine is not None:
+            self._unbind()
+            self._forked = True
 
     def __enter__(self) -> Wal:
         return self

@@ -27,6 +27,7 @@ from .errors import (
     DamageError,
     DiskFullError,
     StorageError,
+    TooLargeError,
     TreeringError,
     conflict_error,
     failed_error,
@@ -117,11 +118,14 @@ class Writer:
         load = self.control.load
         if at is not None and at != load(fmt.WORD_END):
             raise conflict_error(at, load(fmt.WORD_END))
-        header = self._segment.header
-        size = frame_bytes(records, header.align if header else self._config.frame_align_bytes)
-        if load(fmt.WORD_END_OFFSET) + size > self._segment.limit:
-            self._make_room(size)
         position = load(fmt.WORD_END)
+        if position + len(records) >= fmt.POSITION_MAX:
+            hint = "Copy what is still wanted into a new log"
+            raise TooLargeError("the log's positions are used up", position=position, hint=hint)
+        header = self._segment.header
+        size = 0 if header is None else frame_bytes(records, header.align)
+        if header is None or load(fmt.WORD_END_OFFSET) + size > self._segment.limit:
+            self._make_room(size, frame_bytes(records, self._config.frame_align_bytes))
         self._write_frame(records, position, load(fmt.WORD_END_OFFSET))
         return position
 
@@ -226,9 +230,9 @@ class Writer:
 
     # --- A full segment ---------------------------------------------------------------------------
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, size: int, size_in_new: int) -> None:
         """Room for a frame of `size` bytes: in the tail if it may still grow, else in a new
-        segment. DiskFullError leaves everything as it was."""
+        segment, whose alignment may be another. DiskFullError leaves everything as it was."""
         offset = self.control.load(fmt.WORD_END_OFFSET)
         header = self._segment.header
         if header is not None and offset < fmt.TAIL_CLOSED:
@@ -237,7 +241,7 @@ class Writer:
                 wanted = _segment_bytes(wanted, offset + size)
             if offset + size <= wanted and self._grow(wanted):
                 return
-        self.roll(size)
+        self.roll(size_in_new)
 
     def _grow(self, wanted: int) -> bool:
         """Extend the tail to `wanted` bytes, or notice that another process has."""
@@ -384,12 +388,14 @@ def publish(control: Control, decided: recovery.Plan) -> None:
 def tell_readers(control: Control, end: int) -> None:
     """The log was cut at `end`; under the append lock. The end moves first: a reader looks at the
     end and then for cuts, so that one of the two tells it. The epoch, by which the next one knows
-    that it was not yet told, moves when all is done."""
+    that it was not yet told, moves when all is done. Cuts lie in two words by turns: a reader gets
+    a count and its cut together, and waits for no teller that died or that it interrupted."""
     store, load = control.store, control.load
     store(fmt.WORD_END, end)
     store(fmt.WORD_DURABLE, min(load(fmt.WORD_DURABLE), end))
-    store(fmt.WORD_REWIND_CUT, end)
-    store(fmt.WORD_REWINDS, load(fmt.WORD_REWINDS) + 1)
+    count = load(fmt.WORD_REWINDS) + 1
+    store(fmt.WORD_REWIND_CUT + count % 2, end)
+    store(fmt.WORD_REWINDS, count)
 
 
 def trusts_mapping(directory: Directory, config: WalConfig) -> bool:

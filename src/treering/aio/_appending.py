@@ -86,16 +86,14 @@ class Appending:
                 key, value, False, ttl, expires_at, headers, compression, stream
             )
         if position < 0:
-            position = await self._later(
-                lambda tail: tail.put(
-                    key,
-                    value,
-                    ttl=ttl,
-                    expires_at=expires_at,
-                    headers=headers,
-                    compression=compression,
-                    stream=stream,
-                )
+            position = await self._put_later(
+                key,
+                value,
+                ttl=ttl,
+                expires_at=expires_at,
+                headers=headers,
+                compression=compression,
+                stream=stream,
             )
         if durable or self._always:
             # As `_durable`, without the price of one more coroutine.
@@ -106,6 +104,10 @@ class Appending:
                 remember(error, position)
                 raise
         return position
+
+    async def _put_later(self, key: bytes, value: bytes, **options: Any) -> int:
+        # Apart, for a closure makes every call of `put` dearer, not only those that come here.
+        return await self._later(lambda tail: tail.put(key, value, **options))
 
     async def delete(
         self,
@@ -277,8 +279,11 @@ class Batch(PlainBatch):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.positions = await self._append_later(self._records, durable=self._durable)
+        try:
+            if kind is None:
+                self.positions = await self._append_later(self._records, durable=self._durable)
+        finally:
+            self._forget_failed()
 
 
 def _use_async_with(*_: Any, **__: Any) -> NoReturn:

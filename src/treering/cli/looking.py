@@ -9,7 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from treering import LogNotFoundError, PrunedError, Record, RewoundError, TreeringError, Wal
+from treering import (
+    LogNotFoundError,
+    PositionError,
+    PrunedError,
+    Record,
+    RewoundError,
+    TreeringError,
+    Wal,
+)
 
 from . import arguments as given
 from .showing import (
@@ -222,8 +230,10 @@ def _follow(wal: Wal, position: int, show: Callable[[Record], None], timeout: fl
             return 0
         except KeyboardInterrupt:
             return 0
-        except RewoundError as error:
-            position = error.end if error.end is not None else wal.current_position()
+        except (RewoundError, PositionError) as error:
+            # The other one is what a cut leaves that came before the reader was there.
+            end = error.end if isinstance(error, RewoundError) else None
+            position = wal.current_position() if end is None else end
             _remark(f"records were taken back: the log goes on at position {position}")
         except PrunedError as error:
             position = error.oldest if error.oldest is not None else wal.first_position
