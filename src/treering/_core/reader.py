@@ -200,6 +200,7 @@ class _Feed:
             # The iterator stopped at a frame boundary unless its buffer was cut short there.
             at = self._at + iterator.offset
             frame_position, needed = iterator.position, iterator.needed
+            self._glance = self._glance or end - position <= _FEW_RECORDS
             if iterator.reason == INCOMPLETE:
                 self._tries = 0
             if iterator.reason == UNKNOWN:
