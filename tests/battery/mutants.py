@@ -238,8 +238,8 @@ MUTANTS = (
     _m("pins are not asked for their checksum", "retention.py",
        'intact = content["checksum"] == _pins_checksum(pins)', "intact = True", PINS),
     _m("truncation does not look at pins", "engine.py",
-       "return truncate_before(self.writer, position, pins.values())",
-       "return truncate_before(self.writer, position, ())", PINS),
+       "return truncate_before(self.writer, position, [*pins.values(), *newest])",
+       "return truncate_before(self.writer, position, newest)", PINS),
     # --- versions
     _m("a newer version is taken", "format.py",
        "    if version > FORMAT_VERSION or version == 0:\n", "    if False:\n", VERSIONS),

@@ -248,7 +248,6 @@ class _InPlace:
         # The newest first: as long as one is left, the manifest knows of a segment that is missing.
         for content in reversed(mending.aside):
             self._move_aside(os.path.basename(content.path))
-        self.directory.sync()
         for name in _snapshots_beyond(self.directory, mending):
             self._move_aside(name)
         self.directory.sync()
