@@ -30,6 +30,8 @@ from ._state import Pair, S, difference
 
 # Over so many records that we appended ourselves, finding the place anew is quicker than reading.
 _SKIP_RECORDS_MAX = 100_000
+# How often a check begins anew because records were removed under it.
+_CHECKS_MAX = 3
 
 
 class Fold(Generic[S]):
@@ -311,6 +313,15 @@ class Fold(Generic[S]):
     def check(self) -> None:
         """The state is what the log says: the log's own invariants, every snapshot whole, and from
         each of them, or from nothing, the same state. Reads everything; DamageError otherwise."""
+        with self._checkpoint_lock:  # ours remove nothing meanwhile
+            for _ in range(_CHECKS_MAX):
+                try:
+                    return self._check()
+                except PrunedError:
+                    continue  # another process made a checkpoint: what is left has to be looked at
+            return self._check()
+
+    def _check(self) -> None:
         self.wal.check()
         state, position = self.copy()
         first = self.wal.first_position  # a snapshot of before is a checkpoint's leftover
