@@ -61,6 +61,13 @@ class Filler:
             witness.see(record)
         assert witness.position == self.expected
 
+    def check_reopened(self, log: str) -> None:
+        """The same before and after the log is closed and opened again."""
+        self.check()
+        self.wal.close()
+        with Wal.open(log, create=False) as self.wal:
+            self.check()
+
 
 def fill_a_small_disk(folder, size, policy, exclusive, map_tail):
     """Fill, look, truncate, go on; fill with something else, reopen, empty, go on. All without
@@ -111,11 +118,7 @@ def fill_a_small_disk(folder, size, policy, exclusive, map_tail):
     ballast.unlink()
     counts.append(filler.fill(500))
     assert counts[-1] > 0
-    filler.check()
-    wal.close()
-    with Wal.open(log, create=False) as wal:
-        filler.wal = wal
-        filler.check()
+    filler.check_reopened(log)
     return counts
 
 
@@ -238,11 +241,7 @@ def reach_the_file_size_limit(log, limit):
     filler.check()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert filler.fill(100) == 100
-    filler.check()
-    wal.close()
-    with Wal.open(log, create=False) as wal:
-        filler.wal = wal
-        filler.check()
+    filler.check_reopened(log)
     return counts
 
 

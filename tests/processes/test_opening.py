@@ -57,6 +57,17 @@ def test_a_killed_exclusive_holder_is_no_obstacle(tmp_path, nursery):
         assert Witness().see_all(wal).position == 5
 
 
+def told_at_once(workers, gun):
+    """What each says of the log, opened at the same moment by all."""
+    for worker in workers:
+        worker.hear("ready")
+    fire(gun)
+    told = [worker.hear("opened") for worker in workers]
+    for worker in workers:
+        worker.finish()
+    return told
+
+
 @pytest.mark.parametrize("lock", ["auto", "file"])
 def test_eight_processes_that_open_a_new_log_at_once_get_one_log(tmp_path, words, nursery, lock):
     """D9: one creates it, the others join; no record is lost, and there is one log id."""
@@ -68,12 +79,7 @@ def test_eight_processes_that_open_a_new_log_at_once_get_one_log(tmp_path, words
         )
         for n in writers
     ]
-    for worker in workers:
-        worker.hear("ready")
-    fire(gun)
-    told = [worker.hear("opened") for worker in workers]
-    for worker in workers:
-        worker.finish()
+    told = told_at_once(workers, gun)
     assert len({one["log_id"] for one in told}) == 1
     assert [one["state"] for one in told].count("created") == 1
     with Wal.open(log, process_lock=lock) as wal:
@@ -99,12 +105,7 @@ def test_eight_processes_that_open_a_torn_log_at_once_recover_it_once(tmp_path, 
         nursery.start("open_at_once", log=log, words=words.path, writer=n, gun=gun)
         for n in range(8)
     ]
-    for worker in workers:
-        worker.hear("ready")
-    fire(gun)
-    told = [worker.hear("opened") for worker in workers]
-    for worker in workers:
-        worker.finish()
+    told = told_at_once(workers, gun)
     assert [one["state"] for one in told].count("recovered") == 1
     with Wal.open(log) as wal:
         Witness().see_all(wal).has_all(words, [*range(8), 20])

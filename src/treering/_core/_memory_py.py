@@ -42,10 +42,8 @@ def _load_pthread() -> Any:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return None
     library = ctypes.CDLL(None, use_errno=False)
-    for name in ("lock", "trylock", "unlock", "consistent", "init"):
-        getattr(library, f"pthread_mutex_{name}").argtypes = (
-            [ctypes.c_void_p] if name != "init" else [ctypes.c_void_p, ctypes.c_void_p]
-        )
+    library.pthread_mutex_consistent.argtypes = [ctypes.c_void_p]
+    library.pthread_mutex_init.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.pthread_mutex_clocklock.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
     return library
 

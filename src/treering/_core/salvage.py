@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Iterator
 
 from . import format as fmt
-from . import segment as segments
-from .codec import INCOMPLETE, Record, RecordIterator
-from .compression import decompress
+from .codec import Record
 from .content import Content, PatientFile, Run
 from .errors import DamageError, UsageError
-from .files import Directory, File
+from .files import Directory
 from .intake import LargeRecordWarning
 from .mending import Mending
 from .options import FsyncPolicy
+from .source import records_between
 from .wal import Wal
 
 POSITION_HEADER = "treering-position"
@@ -132,7 +131,9 @@ def _batches(records: Iterator[tuple[Record, int]]) -> Iterator[list[Record]]:
 def _records_of(source: Directory, content: Content, run: Run, counts: _Counts) -> Iterator[Record]:
     assert content.header is not None
     with PatientFile(source, fmt.segment_name(content.base)) as file:
-        iterator = _iterator(file, content.header, run)
+        iterator = records_between(
+            file, content.header, run.offset, run.position, run.end_offset, run.end
+        )
         while True:
             try:
                 yield next(iterator)
@@ -140,24 +141,3 @@ def _records_of(source: Directory, content: Content, run: Run, counts: _Counts) 
                 return
             except DamageError:
                 counts.skipped += 1  # its value does not decompress
-
-
-def _iterator(file: File, header: fmt.SegmentHeader, run: Run) -> RecordIterator:
-    """The records of a run, a chunk at a time."""
-    at = run.offset
-
-    def refill(iterator: RecordIterator) -> bool:
-        nonlocal at
-        at += iterator.offset
-        if iterator.position >= run.end or iterator.reason != INCOMPLETE:
-            return False
-        size = min(max(segments.CHUNK_BYTES, iterator.needed), run.end_offset - at)
-        block = file.read(size, at)
-        if not block or len(block) < iterator.needed:
-            return False
-        iterator.load(block, 0, len(block), iterator.position, run.end, 0, header.tag, header.seed)
-        return True
-
-    iterator = RecordIterator(refill, decompress, True)
-    iterator.position = run.position
-    return iterator

@@ -19,11 +19,11 @@ from contextlib import closing
 from typing import NamedTuple
 
 from . import format as fmt
-from .codec import INCOMPLETE, Record, RecordIterator, encode_frame
-from .compression import decompress
+from .codec import Record, encode_frame
 from .errors import DamageError, NotThereError, ReadOnlyError, StorageError
 from .files import CREATE_NEW, Directory, File, no_such_file
 from .options import WalConfig
+from .source import records_between
 from .survey import newer_error
 
 # The stream of the first and the last record, which are not the state's.
@@ -34,7 +34,6 @@ _LABEL_KEY, _END_KEY = b"label", b"end"
 
 _NAME = re.compile(r"(\d{20})\.snap")
 _FRAME_RECORDS, _FRAME_BYTES = 1024, 256 << 10
-_CHUNK_BYTES = 1 << 20
 
 _serial = itertools.count()
 
@@ -177,7 +176,6 @@ class _Reading:
     def __init__(self, file: File, position: int, log_id: bytes) -> None:
         self._file = file
         self._position = position
-        self._at = 0
         try:
             self._header = fmt.SegmentHeader.unpack(file.read(fmt.SEGMENT_HEADER_BYTES, 0))
             known = (self._header.log_id, self._header.base, self._header.epoch)
@@ -209,26 +207,9 @@ class _Reading:
                 raise self._damaged("it ends early, or is none")
 
     def _all(self) -> Iterator[Record]:
-        header = self._header
-        self._at = header.frames_start
-        iterator = RecordIterator(self._refill, decompress, True)
-        iterator.position = header.base
-        return iterator
-
-    def _refill(self, iterator: RecordIterator) -> bool:
-        self._at += iterator.offset
-        if iterator.reason != INCOMPLETE or iterator.needed > fmt.FRAME_BYTES_LIMIT:
-            return False
-        if self._at + iterator.needed > self._file.size():
-            return False  # before memory is asked for
-        block = self._file.read(max(_CHUNK_BYTES, iterator.needed), self._at)
-        if len(block) < max(iterator.needed, 1):
-            return False
-        header = self._header
-        iterator.load(
-            block, 0, len(block), iterator.position, fmt.POSITION_MAX, 0, header.tag, header.seed
-        )
-        return True
+        file, header = self._file, self._header
+        start, size = header.frames_start, file.size()
+        return records_between(file, header, start, header.base, size, fmt.POSITION_MAX)
 
     def _damaged(self, problem: str) -> DamageError:
         return DamageError(

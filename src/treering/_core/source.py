@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 from . import format as fmt
 from . import segment as segments
+from .codec import INCOMPLETE, RecordIterator
+from .compression import decompress
 from .control import Control
 from .errors import (
     ClosedError,
@@ -23,7 +25,7 @@ from .errors import (
     TreeringError,
     failed_error,
 )
-from .files import Directory, no_such_file
+from .files import Directory, File, no_such_file
 from .survey import newer_error
 from .view import View
 
@@ -140,6 +142,32 @@ def _signpost(
     if low == 0:
         return header.frames_start, header.base
     return index[low - 1].offset, index[low - 1].position
+
+
+def records_between(
+    file: File, header: fmt.SegmentHeader, offset: int, position: int, end_offset: int, end: int
+) -> RecordIterator:
+    """The records of the frames in [offset, end_offset), the first of which has `position`, below
+    position `end`; a chunk at a time. It ends early where bytes are not the expected frame."""
+    at = offset
+
+    def refill(iterator: RecordIterator) -> bool:
+        nonlocal at
+        at += iterator.offset
+        room = end_offset - at
+        if iterator.position >= end or iterator.reason != INCOMPLETE:
+            return False
+        if iterator.needed > min(room, fmt.FRAME_BYTES_LIMIT):
+            return False  # before memory is asked for
+        block = file.read(min(max(segments.CHUNK_BYTES, iterator.needed), room), at)
+        if not block or len(block) < iterator.needed:
+            return False
+        iterator.load(block, 0, len(block), iterator.position, end, 0, header.tag, header.seed)
+        return True
+
+    iterator = RecordIterator(refill, decompress, True)
+    iterator.position = position
+    return iterator
 
 
 class Source(Protocol):

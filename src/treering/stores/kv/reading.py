@@ -11,6 +11,9 @@ from typing import Any
 from .keys import after, check_key
 from .state import State
 
+# start, stop, include_start, include_stop, prefix: what `span` takes.
+Bounds = tuple[bytes | None, bytes | None, bool, bool, bytes | None]
+
 
 class KeyIterator:
     """Keys and values in order, as they were when it was made. Goes both ways, as plyvel's: it
@@ -81,7 +84,6 @@ class Readable(Mapping[bytes, bytes]):
     def get(self, key: bytes, default: Any = None, **_: Any) -> Any:
         """The value of `key`, or `default`. Keywords of plyvel are ignored."""
 
-    @abstractmethod
     def iterator(
         self,
         reverse: bool = False,
@@ -94,7 +96,17 @@ class Readable(Mapping[bytes, bytes]):
         include_value: bool = True,
         **_: Any,
     ) -> KeyIterator:
-        """Keys and values between bounds, or with a prefix, in the order of the keys."""
+        """Keys and values between bounds, or with a prefix, in the order of the keys, as they are
+        now: later changes do not show. O(keys between the bounds) at once, and O(n log n) the first
+        time that the order is asked for."""
+        bounds = (start, stop, include_start, include_stop, prefix)
+        return self._iterate(reverse, include_key, include_value, bounds)
+
+    @abstractmethod
+    def _iterate(
+        self, reverse: bool, include_key: bool, include_value: bool, bounds: Bounds
+    ) -> KeyIterator:
+        """See `iterator`."""
 
     def __getitem__(self, key: bytes) -> bytes:
         value: bytes | None = self.get(key)
@@ -142,7 +154,7 @@ class _Values(ValuesView[bytes]):
 
 
 def iterator_over(
-    state: State, reverse: bool, include_key: bool, include_value: bool, *bounds: Any
+    state: State, reverse: bool, include_key: bool, include_value: bool, bounds: Bounds
 ) -> KeyIterator:
     """An iterator over a state; the caller sees to it that nobody changes it meanwhile."""
     keys = state.keys_in_order(*bounds)
@@ -161,34 +173,33 @@ class Prefixed(Readable):
         """As the store's."""
         return self.db.get(self.prefix + check_key(key), default)
 
-    def iterator(
-        self,
-        reverse: bool = False,
-        start: bytes | None = None,
-        stop: bytes | None = None,
-        include_start: bool = True,
-        include_stop: bool = False,
-        prefix: bytes | None = None,
-        include_key: bool = True,
-        include_value: bool = True,
-        **_: Any,
+    def _iterate(
+        self, reverse: bool, include_key: bool, include_value: bool, bounds: Bounds
     ) -> KeyIterator:
-        """As the store's, of this part and without its prefix."""
+        whole = self.db._iterate(reverse, True, include_value, self._bounds(*bounds))
+        keys = [key[len(self.prefix) :] for key in whole._keys]
+        return KeyIterator(keys, whole._values, reverse, include_key)
+
+    def _bounds(
+        self,
+        start: bytes | None,
+        stop: bytes | None,
+        include_start: bool,
+        include_stop: bool,
+        prefix: bytes | None,
+    ) -> Bounds:
+        """The same bounds in the whole."""
         mine = self.prefix
         if prefix is not None:
-            bounds: dict[str, Any] = {"prefix": mine + check_key(prefix)}
-            if start is not None or stop is not None:
-                bounds["start"] = b""  # which is refused
-        else:
-            bounds = {
-                "start": mine + check_key(start or b""),
-                "stop": after(mine) if stop is None else mine + check_key(stop),
-                "include_start": include_start or start is None,
-                "include_stop": include_stop and stop is not None,
-            }
-        whole = self.db.iterator(reverse=reverse, include_value=include_value, **bounds)
-        keys = [key[len(mine) :] for key in whole._keys]
-        return KeyIterator(keys, whole._values, reverse, include_key)
+            both = None if start is stop is None else b""  # which is refused
+            return both, None, True, False, mine + check_key(prefix)
+        return (
+            mine + check_key(start or b""),
+            after(mine) if stop is None else mine + check_key(stop),
+            include_start or start is None,
+            include_stop and stop is not None,
+            None,
+        )
 
     def prefixed_db(self, prefix: bytes) -> Prefixed:
         """A part of this part."""
@@ -213,22 +224,11 @@ class View(Readable):
     def __len__(self) -> int:
         return self._state.count()
 
-    def iterator(
-        self,
-        reverse: bool = False,
-        start: bytes | None = None,
-        stop: bytes | None = None,
-        include_start: bool = True,
-        include_stop: bool = False,
-        prefix: bytes | None = None,
-        include_key: bool = True,
-        include_value: bool = True,
-        **_: Any,
+    def _iterate(
+        self, reverse: bool, include_key: bool, include_value: bool, bounds: Bounds
     ) -> KeyIterator:
-        """As the store's."""
-        bounds = (start, stop, include_start, include_stop, prefix)
         with self._lock:
-            return iterator_over(self._state, reverse, include_key, include_value, *bounds)
+            return iterator_over(self._state, reverse, include_key, include_value, bounds)
 
     def prefixed_db(self, prefix: bytes) -> Prefixed:
         """The part of it whose keys begin with `prefix`, without it."""

@@ -14,7 +14,7 @@ from treering.fold import Fold
 
 from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore
-from .reading import KeyIterator, Readable, View, iterator_over
+from .reading import Bounds, KeyIterator, Readable, View, iterator_over
 from .state import State, clear_record
 from .watching import Watch
 from .writing import WriteBatch, collect
@@ -63,11 +63,10 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
     def get(self, key: bytes, default: Any = None, **_: Any) -> Any:
         """The value of `key`, or `default`: O(1). Keywords of plyvel are ignored."""
         fold = self._fold
-        # Inside here and not a call, for this is what is called most.
-        if fold.wal.current_position() != fold.position:
-            fold.catch_up()
-        elif not self._exclusive:
+        if not self._exclusive:
             fold.state()
+        elif fold.wal.current_position() != fold.position:  # nobody else can take records back
+            fold.catch_up()
         state = fold.current
         try:
             if state.expiries and key in state.expiries:
@@ -86,24 +85,11 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         with self._fold.lock:
             return self._fold.state().count()
 
-    def iterator(
-        self,
-        reverse: bool = False,
-        start: bytes | None = None,
-        stop: bytes | None = None,
-        include_start: bool = True,
-        include_stop: bool = False,
-        prefix: bytes | None = None,
-        include_key: bool = True,
-        include_value: bool = True,
-        **_: Any,
+    def _iterate(
+        self, reverse: bool, include_key: bool, include_value: bool, bounds: Bounds
     ) -> KeyIterator:
-        """Keys and values between bounds, or with a prefix, in the order of the keys, as they are
-        now: later changes do not show. O(keys between the bounds) at once, and O(n log n) the first
-        time that the order is asked for."""
-        bounds = (start, stop, include_start, include_stop, prefix)
         with self._fold.lock:
-            return iterator_over(self._fold.state(), reverse, include_key, include_value, *bounds)
+            return iterator_over(self._fold.state(), reverse, include_key, include_value, bounds)
 
     def snapshot(self) -> View:
         """The store as it is now, read-only: O(number of keys) for a copy of the references."""
