@@ -45,7 +45,7 @@ class Bench:
         ):
             self.page.store(word, value)
 
-    def slow(self, records, durable):
+    def slow(self, records, durable, at=None):
         self.calls.append(("slow", [plain(record) for record in records], durable))
         return 1000
 
@@ -118,8 +118,15 @@ def test_both_twins_store_the_same_bytes_but_for_the_time(twins, align):
     assert frames[0] == frames[1]
 
 
-SLOW = {
-    "put over the limit": lambda tail: tail.put(b"k", bytes(PLAIN_BYTES_MAX + 1)),
+def test_a_value_over_the_limit_is_left_to_slow(twins):
+    result, calls, (records, end, _, _) = same_on(
+        twins, lambda tail: tail.put(b"k", bytes(PLAIN_BYTES_MAX + 1))
+    )
+    assert (result, records, end) == (1000, [], POSITION)
+    assert calls[-1][0] == "slow"
+
+
+UNUSUAL = {
     "put with ttl": lambda tail: tail.put(b"k", b"v", ttl=5),
     "put with expiry": lambda tail: tail.put(b"k", b"v", expires_at=2e9),
     "put with headers": lambda tail: tail.put(b"k", b"v", headers={"a": b"b"}),
@@ -136,11 +143,31 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("call", SLOW.values(), ids=SLOW)
-def test_whatever_is_out_of_the_ordinary_is_left_to_slow(twins, call):
-    result, calls, (records, end, _, _) = same_on(twins, call)
-    assert (result, records, end) == (1000, [], POSITION)
-    assert calls[-1][0] == "slow"
+@pytest.mark.parametrize("call", UNUSUAL.values(), ids=UNUSUAL)
+def test_whatever_is_out_of_the_ordinary_is_made_first(twins, call):
+    """Then it is stored, or left to slow: the same record either way."""
+    made = []
+    for twin in twins:
+        bench = Bench(twin)
+        first = call(bench.tail)
+        kinds = [name for name, *_ in bench.calls]
+        made.append(bench.calls[0])
+        assert kinds[0] == "make"
+        if first == 1000:
+            assert kinds == ["make", "slow"]
+        else:
+            assert first == POSITION
+            assert bench.load(fmt.WORD_END) == POSITION + 1
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("at", [0, POSITION - 1, POSITION + 1])
+def test_a_conditional_append_elsewhere_is_left_to_slow(twins, at):
+    for twin in twins:
+        bench = Bench(twin)
+        assert bench.tail.append_records([twin.Record(b"k", b"v")], False, at) == 1000
+        assert bench.load(fmt.WORD_END) == POSITION
+        assert [name for name, *_ in bench.calls] == ["slow"]
 
 
 WRONG = {

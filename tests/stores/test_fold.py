@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ import zlib
 import pytest
 
 from treering import (
+    ClosedError,
     DamageError,
     FsyncPolicy,
     PositionError,
@@ -23,7 +25,7 @@ from treering import (
     Wal,
     repair,
 )
-from treering.fold import Fold
+from treering.fold import Fold, Overlay
 from treering.testing import MemoryFiles
 
 OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
@@ -464,3 +466,91 @@ def test_a_forgotten_fold_can_be_collected(files):
     del fold
     gc.collect()
     assert known() is None
+
+
+# --- Own records are not read back; waiting; states that leave data in the log -------------------
+
+
+def test_own_records_are_taken_in_as_they_are_read_back(tmp_path):
+    seen = {"own": [], "read": []}
+
+    class Noting(Totals):
+        def __init__(self, into="own"):
+            super().__init__()
+            self.into = into
+
+        def apply(self, record):
+            seen[self.into].append(record)
+            super().apply(record)
+
+    with Fold(tmp_path / "log", Noting, fsync_policy=FsyncPolicy.OS) as fold:
+        fold.append([(b"a", b"1"), Record(b"b", b"2", headers={"h": b"x"}, stream=3)])
+        fold.command(lambda state: [Record(b"c", b"3", expires_at=2e9), Record.put(b"d", b"4")])
+        with Fold(tmp_path / "log", lambda: Noting("read"), fsync_policy=FsyncPolicy.OS):
+            pass
+        assert seen["own"] == seen["read"]
+        assert [record.position for record in seen["own"]] == [0, 1, 2, 3]
+        assert fold.position == 4
+        fold.wal.put(b"e", b"5")  # not through the fold: what it appends next has to wait
+        fold.append([(b"f", b"6")])
+        assert fold.state().sums[b"e"] == 5
+        assert [record.position for record in seen["own"]] == list(range(6))
+
+
+def test_waiting_ends_with_the_next_record_or_the_time(files):
+    with opened(files) as fold, opened(files) as other:
+        began = time.monotonic()
+        assert not fold.wait(0.05)
+        assert time.monotonic() - began < 5
+        other.append([(b"a", b"1")])
+        assert fold.wait(0)
+        assert fold.wait()
+        fold.catch_up()
+        assert not fold.wait(0)
+        thread = threading.Thread(target=lambda: other.append([(b"a", b"1")]))
+        thread.start()
+        assert fold.wait(30)
+        thread.join()
+        fold.catch_up()
+        threading.Timer(0.05, fold.close).start()
+        with pytest.raises(ClosedError):
+            fold.wait()
+
+
+def test_a_checkpoint_keeps_what_the_state_needs(tmp_path):
+    class Needing(Totals):
+        def oldest_needed(self):
+            return 3
+
+    options = {"segment_bytes_max": 1024, "fsync_policy": FsyncPolicy.OS, "checkpoint_bytes": None}
+    with Fold(tmp_path / "log", Needing, **options) as fold:
+        for _ in range(3):
+            for _ in range(50):
+                fold.append([(b"a", b"1")])
+            fold.checkpoint()
+        assert fold.wal.first_position <= 3
+        assert fold.wal.read(3).key == b"a"
+        fold.check()
+    with Fold(tmp_path / "log", Totals, **options) as fold:
+        fold.append([(b"a", b"1")])
+        fold.checkpoint()
+        assert fold.wal.first_position > 3
+
+
+def test_an_overlay_is_a_dict_over_another_one():
+    below = {1: "a", 2: "b", 3: None}
+    over, model = Overlay(below), dict(below)
+    rng = random.Random(1)
+    for _ in range(500):
+        key = rng.randrange(6)
+        if rng.random() < 0.5:
+            over[key] = model[key] = rng.choice(("x", None))
+        else:
+            assert over.pop(key, "none") == model.pop(key, "none")
+        assert dict(over) == model
+        assert len(over) == len(model)
+        assert bool(over) == bool(model)
+        assert sorted(over) == sorted(model)
+    assert below == {1: "a", 2: "b", 3: None}
+    with pytest.raises(KeyError):
+        del over[99]

@@ -1,6 +1,7 @@
 """Reading: in order, across segments, nothing skipped and nothing invented (D11, G18)."""
 
 import errno
+from random import Random
 
 import pytest
 
@@ -335,3 +336,52 @@ def test_reading_may_start_inside_a_batch_larger_than_a_chunk(log, options, read
             start,
             start,
         ]
+
+
+def test_many_records_at_once_are_those_that_single_reads_give(either):
+    rng = Random(3)
+    wal = either.open(segment_bytes_max=20_000)
+    for number in range(3000):
+        if number % 7:
+            wal.put(b"%d" % number, b"v" * rng.randrange(40))
+        else:
+            wal.append_batch([(b"%d" % (number + each), b"w") for each in range(3)])
+    end = wal.current_position()
+    wal.truncate_before(100)
+    for _ in range(30):
+        positions = sorted(rng.sample(range(wal.first_position, end), rng.choice((1, 7, 300))))
+        if rng.random() < 0.3:
+            rng.shuffle(positions)
+        found = wal.read_many(positions)
+        assert [record.position for record in found] == positions
+        assert found == [wal.read(position) for position in positions]
+    assert wal.read_many([]) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_records_at_once_beside_growth_and_cuts(either, seed):
+    rng = Random(seed)
+    wal = either.open(segment_bytes_max=4096)
+    told = []
+    for _ in range(60):
+        if told and rng.random() < 0.2:
+            cut = rng.randrange(len(told))
+            wal.truncate_after(cut)
+            del told[cut:]
+        for _ in range(rng.randrange(40)):
+            told.append(b"%d" % rng.randrange(10**6))
+            wal.put(told[-1], bytes(rng.randrange(100)))
+        positions = sorted(rng.sample(range(len(told)), min(len(told), 25)))
+        assert [record.key for record in wal.read_many(positions)] == [told[p] for p in positions]
+
+
+def test_many_records_of_which_one_is_not_there(either):
+    wal = either.open(segment_bytes_max=4096)
+    fill(wal, 300)
+    with pytest.raises(PositionError):
+        wal.read_many([5, 300])
+    wal.truncate_before(200)
+    with pytest.raises(PrunedError):
+        wal.read_many([299, 5])
+    with pytest.raises(UsageError):
+        wal.read_many(["5"])

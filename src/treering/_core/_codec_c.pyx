@@ -285,6 +285,20 @@ cdef class Record:
         packed._wire = self._wire
         return packed
 
+    def _placed(self, int64_t position, int64_t timestamp_ns):
+        """This record as it will be read back; for the fold, which need not read it, then."""
+        cdef Record placed = Record.__new__(Record)
+        placed._position = position
+        placed._timestamp = self._timestamp if self._timestamp != 0 else timestamp_ns
+        placed._expires = self._expires
+        placed._stream_number = self._stream_number
+        placed._flags = self._flags
+        placed._raw = self._raw
+        placed.key = self.key
+        placed.value = self.value
+        placed._wire = self._wire
+        return placed
+
     def __setattr__(self, name, value):
         raise AttributeError(f"a Record is immutable: cannot set {name}")
 
@@ -1187,7 +1201,7 @@ cdef class Tail:
             position = self._plain(<bytes>key, <bytes>value, 0, True)
         if position < 0:
             record = self._make(key, value, False, ttl, expires_at, headers, compression, stream)
-            return self._slow((record,), durable)
+            return self.append_records((record,), durable)
         if durable:
             self._wait(position)
         return position
@@ -1206,17 +1220,18 @@ cdef class Tail:
             position = self._plain(<bytes>key, b"", TOMBSTONE, True)
         if position < 0:
             record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
-            return self._slow((record,), durable)
+            return self.append_records((record,), durable)
         if durable:
             self._wait(position)
         return position
 
-    def append_records(self, records, bint durable):
-        """Append records, or (key, value) pairs, as one frame; the first one's position."""
+    def append_records(self, records, bint durable, int64_t at=-1):
+        """Append records, or (key, value) pairs, as one frame; the first one's position, which has
+        to be `at` unless that is negative (ConflictError)."""
         cdef tuple fixed = tuple(records)
-        cdef int64_t position = self._group(fixed, True)
+        cdef int64_t position = self._group(fixed, True, at)
         if position < 0:
-            return self._slow(fixed, durable)
+            return self._slow(fixed, durable, None if at < 0 else at)
         if durable:
             self._wait(position + len(fixed) - 1)
         return position
@@ -1233,7 +1248,7 @@ cdef class Tail:
 
     def try_append(self, tuple records):
         """Append records as one frame if nothing has to be waited for; else -1, nothing done."""
-        return self._group(records, False)
+        return self._group(records, False, -1)
 
     cdef int _lock(self, bint wait) except -2:
         """0 when acquired and all is in order; -1: leave it to `slow`."""
@@ -1313,8 +1328,8 @@ cdef class Tail:
         self._published(offset + length, asleep)
         return position
 
-    cdef int64_t _group(self, tuple records, bint wait) except -2:
-        """Append records as one frame; -1: leave it to `slow`."""
+    cdef int64_t _group(self, tuple records, bint wait, int64_t at) except -2:
+        """Append records as one frame, at `at` unless that is negative; -1: leave it to `slow`."""
         cdef size_t used = FRAME_BYTES, length, size
         cdef bint asleep
         cdef uint64_t *words
@@ -1341,7 +1356,10 @@ cdef class Tail:
         position = words[WORD_END]
         offset = words[WORD_END_OFFSET]
         length = align_up(used, self._align)
-        if offset > self._limit or length > self._limit - offset:
+        if (
+            offset > self._limit or length > self._limit - offset
+            or (at >= 0 and position != <uint64_t>at)
+        ):
             treering_mutex_unlock(<uint8_t *>words + APPEND_MUTEX_OFFSET)
             return -1
         now_ns = treering_now_ns()

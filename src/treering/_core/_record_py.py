@@ -116,6 +116,21 @@ class Record:
             len(self.value),
         )
 
+    def _placed(self, position: int, timestamp_ns: int) -> Record:
+        """This record as it will be read back; for the fold, which need not read it, then."""
+        return make_record(
+            position,
+            self.key,
+            self.value,
+            self.timestamp_ns or timestamp_ns,
+            self.expires_at_ns,
+            self._headers,
+            self.stream,
+            self.tombstone,
+            self._compression,
+            self._raw_bytes,
+        )
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Record is immutable: cannot set {name}")
 

@@ -31,7 +31,7 @@ _pack_record = fmt.RECORD_HEADER.pack
 class Tail:
     """The append path over a mapped tail segment.
 
-    `slow(records, durable)` does an append the thorough way and returns the first position;
+    `slow(records, durable, at)` does an append the thorough way and returns the first position;
     `chore()` is called when the tail passes `chore_offset`, `arm()` at the first append after
     `disarm`, `wait(position)` until it is durable, `make(...)` a record from a call's keywords.
     Values over `plain_bytes_max` are left to `slow` (-1: all of them).
@@ -43,7 +43,7 @@ class Tail:
         self,
         page: SharedPage,
         run_locked: Callable[..., Any],
-        slow: Callable[[Sequence[Any], bool], int],
+        slow: Callable[..., int],
         make: Callable[..., Record],
         chore: Callable[[], None],
         arm: Callable[[], None] | None,
@@ -126,9 +126,12 @@ class Tail:
         record = self._make(key, b"", True, ttl, expires_at, headers, None, stream)
         return self._slow((record,), durable)
 
-    def append_records(self, records: Sequence[Record | tuple[bytes, bytes]], durable: bool) -> int:
-        """Append records, or (key, value) pairs, as one frame; the first one's position."""
-        return self._slow(records, durable)
+    def append_records(
+        self, records: Sequence[Record | tuple[bytes, bytes]], durable: bool, at: int = -1
+    ) -> int:
+        """Append records, or (key, value) pairs, as one frame; the first one's position, which has
+        to be `at` unless that is negative (ConflictError)."""
+        return self._slow(records, durable, None if at < 0 else at)
 
     def _plain(self, key: bytes, value: bytes, flags: int, durable: bool) -> int:
         if len(key) > fmt.KEY_BYTES_MAX:

@@ -187,7 +187,7 @@ class QuietSource:
             if no_such_file(error):
                 return False
             raise
-        offset, at = tail.locate(self._end, self._end)
+        offset, at, _ = tail.locate(self._end, self._end)
         found = segments.scan_frames(
             tail.file,
             tail.header,

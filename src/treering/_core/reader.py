@@ -6,26 +6,23 @@ What a reader shows is bounded by the end that was published before it read the 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
 
 from . import format as fmt
-from .arguments import whole_nanoseconds
 from .codec import INCOMPLETE, UNKNOWN, Record, RecordIterator
 from .compression import decompress
-from .errors import DamageError, DataError, PositionError, RewoundError, StorageError, TreeringError
+from .errors import DamageError, RewoundError, StorageError
 from .files import no_such_file
-from .source import WAIT_SLICE_SECONDS, OpenSegment, Segments, Source, pruned_error
+from .source import WAIT_SLICE_SECONDS, OpenSegment, Source, pruned_error
 from .survey import newer_error
 
 CHUNK_BYTES = 256 * 1024
 # A follower that slept until now expects little, and so does who is that near to the end.
 GLANCE_BYTES = 4096
 _FEW_RECORDS = 16
-# Reading one record, or a step backwards, needs no more than an index step and the frame.
-STEP_BYTES = fmt.INDEX_STEP_BYTES
+# Up to so many records are passed over one by one; beyond that, finding the place is quicker.
+_NEAR_RECORDS = 64
 # How often bytes that should be a frame are read again before they are called damage: on machines
 # with weakly ordered memory the pure-Python twin may see the end before the bytes.
 _LOOK_AGAIN = 3
@@ -162,7 +159,7 @@ class _Feed:
 
     def _was_rewound(self, position: int) -> bool:
         before = self._rewinds
-        self._rewinds = _look_for_cuts(self._source, before, position)
+        self._rewinds = look_for_cuts(self._source, before, position)
         if self._rewinds == before:
             return False
         self.leave_segment()
@@ -246,7 +243,7 @@ class _Feed:
         assert self._segment is not None
         if position == self._segment.base:
             return self._segment.header.frames_start, position
-        return self._segment.locate(position, end)
+        return self._segment.locate(position, end)[:2]
 
     def leave_segment(self) -> None:
         """Release the file; the next refill opens another."""
@@ -283,7 +280,7 @@ class _Feed:
         return error
 
 
-def _look_for_cuts(source: Source, before: tuple[int, int], position: int) -> tuple[int, int]:
+def look_for_cuts(source: Source, before: tuple[int, int], position: int) -> tuple[int, int]:
     """The cuts there were by now; RewoundError if one of them since `before` was, or may have been,
     below `position`."""
     now = source.rewinds()
@@ -302,155 +299,3 @@ def rewound_error(source: Source, position: int, end: int) -> RewoundError:
     error.end = end
     error.oldest = source.first()
     return error
-
-
-def read_one(source: Source, kept: Segments, position: int, tries: int = _LOOK_AGAIN) -> Record:
-    """The record at `position`: one signpost look-up and one or two reads."""
-    rewinds = source.rewinds()
-    end, first = source.end(False), source.first()
-    if position < first:
-        raise pruned_error(position, first)
-    if position >= end:
-        raise PositionError("the log has not reached this position", position=position)
-    known = source.damaged_from()
-    if known is not None and position >= known[0]:
-        raise known[1]
-    base = source.view().containing(position)
-    if base is None:
-        raise pruned_error(position, source.first())
-    with kept.using:
-        try:
-            segment = kept.get(base)
-        except StorageError as error:
-            if not no_such_file(error) or tries == 0:
-                raise
-            # Truncation was faster, at either end: the next look finds out which.
-            return read_one(source, kept, position, tries - 1)
-        records = _frames_from(segment, position, position + 1)
-        for record in records:
-            return record
-    if source.rewinds() != rewinds:  # it was there when we looked where; now another one is
-        return read_one(source, kept, position)
-    raise _unreadable(segment, records, position)
-
-
-def _unreadable(segment: OpenSegment, records: RecordIterator, position: int) -> DataError:
-    """The error for a record that `records` ended before."""
-    if records.reason == UNKNOWN:
-        return newer_error(segment.file.path, "unknown record flags")
-    return DamageError("the record cannot be read", path=segment.file.path, position=position)
-
-
-def _frames_from(segment: OpenSegment, position: int, end: int) -> RecordIterator:
-    """The records [position, end) of one segment."""
-    offset, frame_position = segment.locate(position, end)
-    at = offset
-    needed = STEP_BYTES
-
-    def refill(iterator: RecordIterator) -> bool:
-        nonlocal at, needed
-        if iterator.position >= end:
-            return False
-        wanted = max(iterator.needed, needed)
-        at += iterator.offset
-        room = segment.file.size() - at
-        if iterator.reason != INCOMPLETE or wanted > fmt.FRAME_BYTES_LIMIT:
-            return False
-        if iterator.needed > room:
-            return False
-        block = segment.file.read(min(wanted, room), at)
-        start = max(iterator.position, frame_position)
-        if not block:
-            return False
-        iterator.load(
-            block, 0, len(block), start, end, position, segment.header.tag, segment.header.seed
-        )
-        return True
-
-    iterator = RecordIterator(refill, decompress, True)
-    iterator.position = frame_position
-    return iterator
-
-
-def read_backwards(
-    source: Source, kept: Segments, start: int, stop: int, rewinds: tuple[int, int], handle: object
-) -> Iterator[Record]:
-    """Records from `start` - 1 down to `stop`, one index step in memory at a time. `rewinds` is
-    from before `start` was found; `handle` stays alive as long as this does."""
-    upper, tries = start, 0
-    while upper > stop:
-        try:
-            block = _block_below(source, kept, upper, stop)
-        except TreeringError as error:
-            source.end(False)  # by this a read-only handle notices a cut
-            rewinds = _look_for_cuts(source, rewinds, upper)
-            if not isinstance(error, StorageError) or not no_such_file(error):
-                raise
-            if (tries := tries + 1) > _LOOK_AGAIN:
-                raise
-            continue
-        rewinds = _look_for_cuts(source, rewinds, upper)
-        yield from reversed(block)
-        upper, tries = upper - len(block), 0
-
-
-def _block_below(source: Source, kept: Segments, upper: int, stop: int) -> list[Record]:
-    """The last records before `upper`."""
-    base = source.view().containing(upper - 1)
-    if base is None or upper - 1 < source.first():
-        raise pruned_error(upper - 1, source.first())
-    with kept.using:
-        segment = kept.get(base)
-        _, lower = segment.locate(upper - 1, upper)
-        lower = max(lower, stop)
-        records = _frames_from(segment, lower, upper)
-        block = list(records)
-    if len(block) != upper - lower:
-        raise _unreadable(segment, records, lower + len(block))
-    return block
-
-
-def position_at_time(source: Source, kept: Segments, time_ns: int) -> int:
-    """Position of the first record whose timestamp is at or after `time_ns`, or the end."""
-    first, end = source.first(), source.end(False)
-    # What lies before the first segment is being removed, or is gone already.
-    bases = [base for base in source.view().bases if base >= first]
-    for number, base in enumerate(bases):
-        limit = bases[number + 1] if number + 1 < len(bases) else end
-        try:
-            with kept.using:
-                found = _first_at(kept.get(base), limit, time_ns)
-        except StorageError as error:
-            if no_such_file(error) and base < source.first():
-                continue
-            raise
-        if found is not None:
-            return found
-    return end
-
-
-def _first_at(segment: OpenSegment, end: int, time_ns: int) -> int | None:
-    """Position of the first record of a segment, below `end`, at or after a time; or where bytes
-    cannot be read, for it may lie behind."""
-    if segment.newest_ns(end) < time_ns:
-        reached = segment.reached(end)
-        return reached if reached < end else None
-    start = segment.base
-    for entry in segment.index(end):
-        if entry.newest_before_ns >= time_ns:
-            break
-        start = entry.position
-    records = _frames_from(segment, start, end)
-    for record in records:
-        if (record.timestamp_ns or 0) >= time_ns:
-            return record.position
-    return records.position if records.position < end else None
-
-
-def time_in_ns(moment: Any) -> int:
-    """The least timestamp in nanoseconds that, in seconds, is not before `moment` (seconds since
-    1970 or a datetime): so a record is found by its own `timestamp`, rounded as it is."""
-    seconds = moment.timestamp() if hasattr(moment, "timestamp") else moment
-    about = whole_nanoseconds(seconds, "a time (or a datetime)")
-    near = range(about - 2048, about + 2048)
-    return near[bisect_left(near, seconds, key=lambda exact: exact / 1e9, hi=len(near) - 1)]

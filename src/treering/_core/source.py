@@ -31,6 +31,7 @@ from .view import View
 
 WAIT_SLICE_SECONDS = 0.25
 _SEGMENTS_KEPT_OPEN = 16
+_SPARE_BYTES = 4096
 
 
 class _Known(NamedTuple):
@@ -120,8 +121,9 @@ class OpenSegment:
             return end
         return min(self._know(end).position, end)
 
-    def locate(self, position: int, end: int) -> tuple[int, int]:
-        """(offset, position) of a frame at or before `position`."""
+    def locate(self, position: int, end: int) -> tuple[int, int, int]:
+        """(offset, position) of a frame at or before `position`, and how many bytes from there on
+        probably reach beyond it."""
         return _signpost(self.index(end), position, self.header)
 
     def close(self) -> None:
@@ -131,7 +133,7 @@ class OpenSegment:
 
 def _signpost(
     index: list[fmt.IndexEntry], position: int, header: fmt.SegmentHeader
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     low, high = 0, len(index)
     while low < high:
         middle = (low + high) // 2
@@ -139,9 +141,14 @@ def _signpost(
             low = middle + 1
         else:
             high = middle
-    if low == 0:
-        return header.frames_start, header.base
-    return index[low - 1].offset, index[low - 1].position
+    at, before = header.frames_start, header.base
+    if low > 0:
+        at, before = index[low - 1].offset, index[low - 1].position
+    if low == len(index):
+        return at, before, fmt.INDEX_STEP_BYTES
+    # Between two signposts, as if all records had one size, and some more as they have not.
+    part = (position - before) / (index[low].position - before)
+    return at, before, int((index[low].offset - at) * part) + _SPARE_BYTES
 
 
 def records_between(

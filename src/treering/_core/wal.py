@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -25,8 +25,9 @@ from .errors import (
     ReadOnlyError,
     UsageError,
 )
+from .lookup import position_at_time, read_backwards, read_many, read_one, time_in_ns
 from .options import WalConfig
-from .reader import Reader, position_at_time, read_backwards, read_one, time_in_ns
+from .reader import Reader
 from .recovery import RecoveryReport
 from .snapshots import Snapshots
 from .source import bytes_on_disk, pruned_error
@@ -216,10 +217,8 @@ class Wal:
         if not batch:
             end = self.current_position()
             return range(end, end)
-        if at is None:
-            first = engine.writer.tail.append_records(batch, durable or self._always)
-        else:
-            first = engine.writer.append(batch, durable or self._always, check_position(at))
+        place = -1 if at is None else check_position(at)
+        first = engine.writer.tail.append_records(batch, durable or self._always, place)
         return range(first, first + len(batch))
 
     def batch(self, *, durable: bool = False) -> Batch:
@@ -356,6 +355,13 @@ class Wal:
         """
         engine = self._any()
         return read_one(engine.source, engine.kept, check_position(position))
+
+    def read_many(self, positions: Sequence[int]) -> list[Record]:
+        """The records at these positions, in this order. Rising positions cost least: those near
+        each other share a read of the file. Errors as `read`, for the first that is not there.
+        """
+        engine = self._any()
+        return read_many(engine.source, engine.kept, [check_position(p) for p in positions])
 
     # --- Truncation -------------------------------------------------------------------------------
 

@@ -177,10 +177,7 @@ class Appending:
         if compression is not None or self._compresses:
             intake = self._wal._live().writer.intake
             batch = tuple(intake.compressed(intake.as_record(r), compression) for r in batch)
-        if at is None:
-            first = tail.append_records(batch, False)
-        else:
-            first = self._wal._live().writer.append(batch, False, at)
+        first = tail.append_records(batch, False, -1 if at is None else at)
         return range(first, first + len(batch))
 
     def batch(self, *, durable: bool = False) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -143,6 +143,10 @@ class Wal(Appending):
         An async iterator; errors as for `read_from`.
         """
         return Backwards(partial(self._wal.read_backwards, position, stop=stop))
+
+    async def read_many(self, positions: Sequence[int]) -> list[Record]:
+        """The records at these positions. See `treering.Wal.read_many`."""
+        return await in_thread(partial(self._wal.read_many, positions))
 
     async def read(self, position: int) -> Record:
         """The record at `position`. See `treering.Wal.read`."""

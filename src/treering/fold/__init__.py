@@ -32,6 +32,7 @@ checkpoint writes a snapshot and truncates the log, so that opening stays quick,
 from __future__ import annotations
 
 from ._fold import Fold
-from ._state import Pair, State
+from ._overlay import Overlay
+from ._state import Index, Pair, State
 
-__all__ = ["Fold", "Pair", "State"]
+__all__ = ["Fold", "Index", "Overlay", "Pair", "State"]

@@ -12,7 +12,7 @@ from typing import Generic
 
 from .._core.errors import DamageError, NotThereError, PrunedError, StorageError, UsageError
 from .._core.wal import Wal
-from ._state import S
+from ._state import S, difference, oldest_needed
 
 # The newest, and the one before it should that one be damaged.
 _KEPT_SNAPSHOTS = 2
@@ -107,7 +107,26 @@ class Archive(Generic[S]):
                 self._refuse_unless_newer(position)
                 return
         snapshots.sync()  # another process may have named the one before a moment ago
-        self._remove_older(position)
+        self._remove_older(position, oldest_needed(state, position))
+
+    def check(self, state: S, position: int) -> None:
+        """Each whole snapshot, or nothing, and the log after it up to `position` give `state`."""
+        first = self._wal.first_position  # a snapshot of before is a checkpoint's leftover
+        starts = [found for found in self.positions() if first <= found <= position]
+        if first == 0:
+            starts.append(0)
+        for start in starts:
+            again = self.load_one(start) if start else self._new()
+            for record in self._wal.read_from(start, stop=position):
+                again.apply(record)
+            key = difference(state, again)
+            if key is not None:
+                raise DamageError(
+                    f"a snapshot and the log after it give another state: look at {key!r:.60}",
+                    path=self._wal.path,
+                    position=start,
+                    hint="Remove the snapshot if an older one, or the whole log, is there",
+                )
 
     def _proven(self, position: int) -> bool:
         """Whether there is one of that position already, and whole."""
@@ -140,9 +159,9 @@ class Archive(Generic[S]):
                     hint="Open with checkpoint_bytes=None and call no checkpoint here",
                 )
 
-    def _remove_older(self, position: int) -> None:
+    def _remove_older(self, position: int, needed: int) -> None:
         older = [found for found in self.positions() if found < position]
         if older:
-            self._wal.truncate_before(older[0])
+            self._wal.truncate_before(min(older[0], needed))
         for found in older[_KEPT_SNAPSHOTS - 1 :]:
             self._wal.snapshots.remove(found)

@@ -8,13 +8,13 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import islice
+from time import time_ns
 from types import FrameType
 from typing import Any, Generic
 
 from .._core.codec import Record
 from .._core.errors import (
     ConflictError,
-    DamageError,
     PositionError,
     PrunedError,
     ReentrantError,
@@ -26,7 +26,8 @@ from .._core.reader import Reader
 from .._core.wal import Wal
 from ._archive import Archive
 from ._pace import Pace
-from ._state import Pair, S, difference
+from ._state import Pair, S, placed
+from ._waiting import wait_for_news
 
 # Over so many records that we appended ourselves, finding the place anew is quicker than reading.
 _SKIP_RECORDS_MAX = 100_000
@@ -78,6 +79,7 @@ class Fold(Generic[S]):
         self.always = fsync_policy == FsyncPolicy.ALWAYS
         policy = FsyncPolicy.OS if self.always else fsync_policy
         self.wal = Wal.open(path, fsync_policy=policy, **options)
+        self._clock = options.get("clock") or time_ns
         self._new = new
         self._archive = Archive(self.wal, new)
         self._reader: Reader | None = None
@@ -154,43 +156,57 @@ class Fold(Generic[S]):
             raise error
         return position
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the log has records that the state has not, whoever appends them, or for
+        `timeout` seconds (None: for ever); whether it has. Next to no CPU is used meanwhile.
+
+        Raises ClosedError within 0.25 s after `close` was called, FailedError, ForkedError.
+        """
+        return wait_for_news(self.wal, self.position, self._rewinds, timeout)
+
     # --- Commands ---------------------------------------------------------------------------------
 
     def command(
-        self, decide: Callable[[S], Sequence[Record | Pair]], *, durable: bool = False
+        self, decide: Callable[[S], Sequence[Record | Pair]], *, durable: bool | None = None
     ) -> range:
         """Append what `decide(state)` returns, atomically, and only if the state it saw is still
         the newest; else it is asked again. What it raises is raised, and nothing is appended. The
         positions; empty when it returned nothing.
 
-        Written at return; durable under ALWAYS or with durable=True (then it blocks for an fsync,
-        shared with all who wait). Errors as `Wal.append_batch`.
+        Written at return; durable with durable=True, or with None under ALWAYS (then it blocks for
+        an fsync, shared with all who wait). Errors as `Wal.append_batch`.
         """
         while True:
             with self.lock:
                 self.catch_up()
                 seen = self.position
-                records = decide(self.current)
+                records = placed(decide(self.current), seen, self._clock())
                 if not records:
                     return range(seen, seen)
                 try:
                     positions = self.wal.append_batch(records, at=seen)
                 except ConflictError:
                     continue  # somebody else was faster, so somebody gets on
-                self.catch_up()
+                self._take_in(records)
             self.settle(positions[-1], durable)
             return positions
 
-    def append(self, records: Sequence[Record | Pair], *, durable: bool = False) -> range:
+    def append(self, records: Sequence[Record | Pair], *, durable: bool | None = None) -> range:
         """Append records atomically, whatever the state is; the positions. As `command`."""
-        positions = self.wal.append_batch(records)
+        with self.lock:
+            seen = self.position
+            records = placed(records, seen, self._clock())
+            positions = self.wal.append_batch(records)
+            if positions and positions[0] == seen and not self._applying:
+                self._take_in(records)
         if positions:
             self.settle(positions[-1], durable)
         return positions
 
-    def settle(self, position: int, durable: bool) -> None:
-        """Wait until the record at `position` is durable, if the policy or the caller wants it."""
-        if durable or self.always:
+    def settle(self, position: int, durable: bool | None = None) -> None:
+        """Wait until the record at `position` is durable, if the caller or else the policy wants
+        it."""
+        if self.always if durable is None else durable:
             self.wal.wait_durable(position)
 
     # --- Following the log ------------------------------------------------------------------------
@@ -213,6 +229,18 @@ class Fold(Generic[S]):
                     except PrunedError:
                         # Another process made a checkpoint and removed what we had not yet seen.
                         self._reload()
+
+    def _take_in(self, records: Sequence[Record]) -> None:
+        """What we appended ourselves, right after all that we had seen, need not be read back."""
+        apply, size = self.current.apply, 0
+        self._applying = True
+        if self.position == records[0].position:  # else a signal's handler has read them meanwhile
+            for record in records:
+                apply(record)
+                size += len(record.key) + len(record.value)
+            self.position += len(records)
+        self._applying = False
+        self.pace.count(len(records), size)
 
     def _read(self, end: int) -> None:
         apply, size = self.current.apply, 0
@@ -254,7 +282,7 @@ class Fold(Generic[S]):
         signal's handler that interrupts just that."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            if frame.f_code is Fold._read.__code__ and frame.f_locals.get("self") is self:
+            if frame.f_code in _CHANGING and frame.f_locals.get("self") is self:
                 raise ReentrantError(
                     "the store was called from a signal handler that interrupted a call on it",
                     hint="Set a flag in the handler and call afterwards",
@@ -323,23 +351,7 @@ class Fold(Generic[S]):
 
     def _check(self) -> None:
         self.wal.check()
-        state, position = self.copy()
-        first = self.wal.first_position  # a snapshot of before is a checkpoint's leftover
-        starts = [found for found in self._archive.positions() if first <= found <= position]
-        if first == 0:
-            starts.append(0)
-        for start in starts:
-            again = self._archive.load_one(start) if start else self._new()
-            for record in self.wal.read_from(start, stop=position):
-                again.apply(record)
-            key = difference(state, again)
-            if key is not None:
-                raise DamageError(
-                    f"a snapshot and the log after it give another state: look at {key!r:.60}",
-                    path=self.wal.path,
-                    position=start,
-                    hint="Remove the snapshot if an older one, or the whole log, is there",
-                )
+        self._archive.check(*self.copy())
 
     def stats(self) -> dict[str, Any]:
         """The log's, the position of the state, the snapshots, and what went wrong."""
@@ -370,6 +382,9 @@ class Fold(Generic[S]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+
+# What runs while the state changes.
+_CHANGING = (Fold._read.__code__, Fold._take_in.__code__)
 
 _folds: weakref.WeakSet[Fold[Any]] = weakref.WeakSet()
 

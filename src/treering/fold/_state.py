@@ -29,7 +29,26 @@ class State(Protocol):
         """Another state that stays as this one is now."""
 
 
+class Index(State, Protocol):
+    """A state that leaves the data in the log, and so needs it there."""
+
+    def oldest_needed(self) -> int:
+        """Checkpoints remove no record from this position on."""
+
+
 S = TypeVar("S", bound=State)
+
+
+def oldest_needed(state: State, position: int) -> int:
+    """From where on records must stay for the sake of `state`, which is that of `position`."""
+    asked = getattr(state, "oldest_needed", None)
+    return position if asked is None else int(asked())
+
+
+def placed(records: Iterable[Record | Pair], position: int, now_ns: int) -> list[Record]:
+    """These records as they will be read back, the first at `position`."""
+    found = (each if isinstance(each, Record) else Record(*each) for each in records)
+    return [record._placed(at, now_ns) for at, record in enumerate(found, position)]
 
 
 def difference(one: State, other: State) -> bytes | None:

@@ -226,7 +226,7 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         return WriteBatch(self, transaction=transaction, sync=sync)
 
     def _write(self, records: list[Record], sync: bool) -> None:
-        self._fold.append(records, durable=sync)
+        self._fold.append(records, durable=sync or None)
 
     def _record(
         self, key: bytes, value: bytes, ttl: float | None, expires_at: float | None
@@ -261,7 +261,7 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
             won = state.get(key) == expected
             return [change] if won and not value is expected is None else []
 
-        self._fold.command(decide, durable=sync)
+        self._fold.command(decide, durable=sync or None)
         return won
 
     def increment(
@@ -282,7 +282,7 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
                 return [self._record(key, b"%d" % total, ttl, None)]
             return [Record(key, b"%d" % total, expires_at_ns=state.expiries.get(key))]
 
-        self._fold.command(decide, durable=sync)
+        self._fold.command(decide, durable=sync or None)
         return total
 
     def watch(
