@@ -10,6 +10,8 @@ with treering.Wal.open("orders") as wal:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._core.batch import Batch
 from ._core.codec import Record, backend
 from ._core.errors import (
@@ -45,6 +47,9 @@ from ._core.repair import RepairReport, repair
 from ._core.verify import VerifyReport, verify
 from ._core.wal import Wal
 
+if TYPE_CHECKING:
+    from .database import Database
+
 __version__ = "0.1.0"
 
 START = 0
@@ -58,6 +63,7 @@ __all__ = [
     "Cut",
     "DamageError",
     "DataError",
+    "Database",
     "DiskFullError",
     "FailedError",
     "Finding",
@@ -91,3 +97,12 @@ __all__ = [
     "repair",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The stores stand on this package: they are loaded when somebody asks for them.
+    if name == "Database":
+        from importlib import import_module
+
+        return import_module("treering.database").Database
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

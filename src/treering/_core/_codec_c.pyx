@@ -285,13 +285,13 @@ cdef class Record:
         packed._wire = self._wire
         return packed
 
-    def _placed(self, int64_t position, int64_t timestamp_ns):
+    def _placed(self, int64_t position, int64_t timestamp_ns, uint32_t stream=0):
         """This record as it will be read back; for the fold, which need not read it, then."""
         cdef Record placed = Record.__new__(Record)
         placed._position = position
         placed._timestamp = self._timestamp if self._timestamp != 0 else timestamp_ns
         placed._expires = self._expires
-        placed._stream_number = self._stream_number
+        placed._stream_number = stream if stream != 0 else self._stream_number
         placed._flags = self._flags
         placed._raw = self._raw
         placed.key = self.key

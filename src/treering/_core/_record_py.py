@@ -116,16 +116,17 @@ class Record:
             len(self.value),
         )
 
-    def _placed(self, position: int, timestamp_ns: int) -> Record:
-        """This record as it will be read back; for the fold, which need not read it, then."""
+    def _placed(self, position: int, timestamp_ns: int, stream: int = 0) -> Record:
+        """This record as it will be read back; for the fold, which need not read it, then. A
+        negative position is none, time 0 and stream 0 leave what is there."""
         return make_record(
-            position,
+            None if position < 0 else position,
             self.key,
             self.value,
-            self.timestamp_ns or timestamp_ns,
+            self.timestamp_ns or timestamp_ns or None,
             self.expires_at_ns,
             self._headers,
-            self.stream,
+            stream or self.stream,
             self.tombstone,
             self._compression,
             self._raw_bytes,

@@ -32,7 +32,21 @@ checkpoint writes a snapshot and truncates the log, so that opening stays quick,
 from __future__ import annotations
 
 from ._fold import Fold
+from ._follower import Follower
 from ._overlay import Overlay
+from ._shared import CommitConflictError, Host, Part, Shared, Transaction
 from ._state import Index, Pair, State
 
-__all__ = ["Fold", "Index", "Overlay", "Pair", "State"]
+__all__ = [
+    "CommitConflictError",
+    "Fold",
+    "Follower",
+    "Host",
+    "Index",
+    "Overlay",
+    "Pair",
+    "Part",
+    "Shared",
+    "State",
+    "Transaction",
+]

@@ -54,6 +54,8 @@ class Fold(Generic[S]):
     enough), VersionError, and what `Wal.open` raises.
     """
 
+    stream = 0  # the log is this fold's alone
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -41,6 +41,14 @@ class Overlay(MutableMapping[K, V]):
         yield from (key for key in self._below if key not in self._changes)
         yield from (key for key, value in self._changes.items() if value is not _GONE)
 
+    def clear(self) -> None:
+        """Show nothing."""
+        self._below, self._changes, self._length = {}, {}, 0
+
+    def copy(self) -> dict[K, V]:
+        """All of it, as a dict."""
+        return dict(self)
+
     def __len__(self) -> int:
         return self._length
 

@@ -59,15 +59,16 @@ def difference(one: State, other: State) -> bytes | None:
     ours, theirs = set(map(_fields, one.dump())), set(map(_fields, other.dump()))
     newest = max((fields[-1] for fields in ours | theirs), default=0)
     known = {fields[:-1] for fields in ours} ^ {fields[:-1] for fields in theirs}
-    for key, _, _, expires_at_ns in sorted(known, key=lambda fields: fields[0]):
+    for key, _, _, _, expires_at_ns in sorted(known, key=lambda fields: fields[0]):
         if expires_at_ns == 0 or expires_at_ns > newest:
             return key
     return None
 
 
-def _fields(record: Record) -> tuple[bytes, bytes, bool, int, int]:
+def _fields(record: Record) -> tuple[bytes, int, bytes, bool, int, int]:
     return (
         record.key,
+        record.stream,
         bytes(record.value),
         record.tombstone,
         record.expires_at_ns or 0,

@@ -7,9 +7,10 @@ A put is a put, with or without an expiry; a delete is a tombstone; a tombstone 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 
 from treering import Record
+from treering.fold import Overlay
 
 from .keys import span
 from .order import KeyOrder
@@ -39,8 +40,8 @@ class State:
     label = b"treering key-value 1"
 
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
-        self.items: dict[bytes, bytes] = {}
-        self.expiries: dict[bytes, int] = {}
+        self.items: MutableMapping[bytes, bytes] = {}
+        self.expiries: MutableMapping[bytes, int] = {}
         self.newest_ns = 0  # of all records: no clock that steps back brings an expired value back
         self.clock = clock
         self._order = KeyOrder()
@@ -122,9 +123,17 @@ class State:
 
     def copy(self) -> State:
         """Another state that stays as this one is now: one shallow copy of the dicts."""
+        return self._with(dict(self.items), dict(self.expiries))
+
+    def scratch(self) -> State:
+        """Another state that shows this one, and later changes, which leave this one alone."""
+        return self._with(Overlay(self.items), Overlay(self.expiries))
+
+    def _with(
+        self, items: MutableMapping[bytes, bytes], expiries: MutableMapping[bytes, int]
+    ) -> State:
         other = State(self.clock)
-        other.items, other.expiries = self.items.copy(), self.expiries.copy()
-        other.newest_ns = self.newest_ns
+        other.items, other.expiries, other.newest_ns = items, expiries, self.newest_ns
         other._order = self._order.copy()
         return other
 

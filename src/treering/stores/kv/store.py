@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from treering import DamageError, FsyncPolicy, Record, UsageError
-from treering.fold import Fold
+from treering.fold import Fold, Follower
 
 from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore
@@ -46,17 +46,34 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         read_only: bool = False,
         **options: Any,
     ) -> None:
-        self._clock = options.get("clock") or time.time_ns
-        self.read_only = read_only
-        self._exclusive = exclusive
-        self._fold = Fold(
+        clock = options.get("clock") or time.time_ns
+        fold = Fold(
             path,
-            partial(State, self._clock),
+            partial(State, clock),
             fsync_policy=fsync_policy,
             exclusive=exclusive,
             read_only=read_only,
             **options,
         )
+        self._begin(fold, fold, exclusive, read_only)
+
+    @classmethod
+    def on(cls, fold: Follower[State], *, read_only: bool = False) -> KeyValueStore:
+        """The store as a part of a database; see `treering.Database`."""
+        store = cls.__new__(cls)
+        store._begin(fold, None, False, read_only)
+        return store
+
+    @staticmethod
+    def new_state(clock: Callable[[], int]) -> State:
+        """An empty state, for a database."""
+        return State(clock)
+
+    def _begin(
+        self, fold: Follower[State], own: Fold[State] | None, exclusive: bool, read_only: bool
+    ) -> None:
+        self._fold, self._own = fold, own
+        self._exclusive, self.read_only = exclusive, read_only
 
     # --- Queries: from memory, after a look whether others wrote something ---
 
@@ -126,19 +143,19 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         only until then. O(size)."""
         if not type(key) is type(value) is bytes:
             key, value = check_key(key), check_value(value)
-        fold = self._fold
+        fold = self._own
+        if fold is None or not ttl is None is expires_at:
+            self._write([self._record(key, value, ttl, expires_at)], sync)
+            return
         with fold.lock:
-            if ttl is None is expires_at:
-                position = fold.wal.put(key, value)
-                if position == fold.position:  # so nothing came in between
-                    state = fold.current
-                    if state.expiries:
-                        state.newest_ns = max(state.newest_ns, self._clock())
-                    state.set(key, value)
-                    fold.position = position + 1
-                    fold.pace.count(1, len(key) + len(value))
-            else:
-                position = fold.wal.put(key, value, ttl=ttl, expires_at=expires_at)
+            position = fold.wal.put(key, value)
+            if position == fold.position:  # so nothing came in between
+                state = fold.current
+                if state.expiries:
+                    state.newest_ns = max(state.newest_ns, state.clock())
+                state.set(key, value)
+                fold.position = position + 1
+                fold.pace.count(1, len(key) + len(value))
         if sync or fold.always:
             fold.wal.wait_durable(position)
 
@@ -146,7 +163,10 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         """Remove `key`; nothing happens if it is not there. (`del store[key]` raises KeyError.)"""
         if type(key) is not bytes:
             check_key(key)
-        fold = self._fold
+        fold = self._own
+        if fold is None:
+            self._write([Record.delete(key)], sync)
+            return
         with fold.lock:
             position = fold.wal.delete(key)
             if position == fold.position:
@@ -321,6 +341,10 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         """Walk all invariants: the log's, the snapshots', and that both give this state.
         DamageError at the first that does not hold. Reads everything."""
         self._fold.check()
+        self.check_state()
+
+    def check_state(self) -> None:
+        """The part of `check` that looks at memory alone."""
         with self._fold.lock:
             state = self._fold.state()
             known = state.expiries.keys() <= state.items.keys()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from treering import Record
-from treering.fold import Fold
+from treering.fold import Follower
 
 from .state import State, is_clear
 
@@ -29,10 +29,10 @@ class Watch:
     `stop`."""
 
     def __init__(
-        self, fold: Fold[State], prefix: bytes, position: int, timeout: float | None
+        self, fold: Follower[State], prefix: bytes, position: int, timeout: float | None
     ) -> None:
         self._reader = fold.wal.read_from(position, follow=True, timeout=timeout)
-        self._prefix = prefix
+        self._prefix, self._stream = prefix, fold.stream
 
     @property
     def position(self) -> int:
@@ -46,6 +46,8 @@ class Watch:
         prefix = self._prefix
         while True:
             record = next(self._reader)
+            if record.stream != self._stream:
+                continue
             cleared = is_clear(record)
             if record.key.startswith(prefix) or (cleared and prefix.startswith(record.key)):
                 return _change(record, cleared)

@@ -1,0 +1,189 @@
+"""Several stores in one log: one directory, one fsync, and transactions over all of them.
+
+from treering import Database
+
+with Database("shop") as db:
+    orders, mail = db.kv("orders"), db.queue("mail")
+    with db.transaction():                      # all of it or nothing
+        orders[b"1"] = b"paid"
+        mail.put(b"receipt for 1")
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from treering import FsyncPolicy, UsageError, VersionError
+from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Transaction
+from treering.stores.kv import KeyValueStore
+
+T = TypeVar("T")
+Clock = Callable[[], int]
+
+# The class of each kind of store, which says how its part of the state begins (`new_state`).
+_KINDS: dict[str, type[Any]] = {"key-value": KeyValueStore}
+
+_NAME_BYTES_MAX = 1024
+
+
+class Database:
+    """Stores that share one log, by name. Thread-safe; several processes may have it open at once.
+
+    Each method named after a kind of store gives the store of that name, and makes it if there is
+    none. The stores are used as those with a directory of their own, in transactions and outside;
+    their `close` does nothing, their `checkpoint`, `check` and `stats` are those of the whole log.
+    Options as of the single stores: `fsync_policy` (default ALWAYS), `exclusive`, `read_only`,
+    `checkpoint_bytes`, `checkpoint_records`, `checkpoint_seconds`, and those of `Wal.open`.
+
+    Raises what opening a `treering.fold.Fold` raises; VersionError if it has a kind of store that
+    this version does not know.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fsync_policy: FsyncPolicy = FsyncPolicy.ALWAYS,
+        read_only: bool = False,
+        **options: Any,
+    ) -> None:
+        clock: Clock = options.get("clock") or time.time_ns
+        self._read_only = read_only
+        new = partial(Shared, partial(_new_state, clock))
+        fold: Fold[Shared] = Fold(
+            path, new, fsync_policy=fsync_policy, read_only=read_only, **options
+        )
+        self._host = Host(fold)
+        self._fold = fold
+        self._stores: dict[str, Any] = {}
+
+    # --- Stores ---
+
+    def kv(self, name: str) -> KeyValueStore:
+        """The key-value store of that name."""
+        return cast(KeyValueStore, self._store(name, "key-value"))
+
+    def stores(self) -> dict[str, str]:
+        """The names of all stores, and of which kind each is."""
+        return {name: kind for name, (kind, _) in self._fold.state().names.items()}
+
+    def _store(self, name: str, kind: str, **options: Any) -> Any:
+        if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME_BYTES_MAX:
+            raise UsageError(
+                f"a store's name is text of 1 to {_NAME_BYTES_MAX} bytes: {name!r:.60}"
+            )
+        found = self._fold.state().names.get(name) or self._make(name, kind)
+        if found[0] != kind:
+            raise UsageError(
+                f"{name!r:.60} is a store of another kind: {found[0]}", hint="Choose another name"
+            )
+        store = self._stores.get(name)
+        if store is None or options:
+            part: Part[Any] = Part(self._host, found[1])
+            store = _KINDS[kind].on(part, read_only=self._read_only, **options)
+            self._stores[name] = store
+        return store
+
+    def _make(self, name: str, kind: str) -> tuple[str, int]:
+        """Add a store to the catalogue; once, however many try."""
+        self._host.refuse_within("make a store")
+        self._fold.command(lambda whole: [] if name in whole.names else [whole.entry(name, kind)])
+        return self._fold.state().names[name]
+
+    # --- Transactions ---
+
+    def transaction(self, *, durable: bool | None = None) -> Transaction:
+        """A context manager: what this thread does in its block to stores of this database becomes
+        one atomic frame at its end, or nothing if the block raises.
+
+        The block sees the stores as they were at its beginning, with its own changes; other threads
+        of this process wait with their writes until it ends, so let it be short, and do not `await`
+        in it. If another process wrote meanwhile, nothing is appended and CommitConflictError is
+        raised at the end: see `run`. Durable at its end under ALWAYS or with durable=True. What
+        reads the log rather than the state (`watch`, followers) shows what was there before.
+
+        Raises at its end what an append raises (nothing was changed); UsageError in another one.
+        """
+        return Transaction(self._host, durable)
+
+    def run(self, work: Callable[[], T], *, durable: bool | None = None) -> T:
+        """Call `work()` in a transaction, again and again until no other process came in between;
+        what it returned. What it raises ends it, and nothing is appended."""
+        while True:
+            transaction = self.transaction(durable=durable)
+            try:
+                with transaction:
+                    result = work()
+            except CommitConflictError as error:
+                if error.transaction is not transaction:
+                    raise
+                continue
+            return result
+
+    # --- Care ---
+
+    @property
+    def position(self) -> int:
+        """The log's position up to which the stores' states have been read."""
+        return self._fold.position
+
+    def checkpoint(self) -> int:
+        """Write a snapshot of all stores, and drop the log that none of them needs; its position.
+        Durable at return. See `treering.fold.Fold.checkpoint`."""
+        self._host.refuse_within("make a checkpoint")
+        return self._fold.checkpoint()
+
+    def sync(self) -> None:
+        """Make everything durable; blocks for an fsync."""
+        if not self._read_only:
+            self._fold.wal.sync()
+
+    def check(self) -> None:
+        """Walk all invariants: the log's, the snapshots', each store's. DamageError at the first
+        that does not hold. Reads everything."""
+        self._host.refuse_within("check")
+        self._fold.check()
+        with self._fold.lock:
+            for name, (kind, _) in self._fold.state().names.items():
+                self._store(name, kind).check_state()
+
+    def stats(self) -> dict[str, Any]:
+        """The fold's numbers, and how many stores there are."""
+        return {**self._fold.stats(), "stores": len(self._fold.current.names)}
+
+    @property
+    def name(self) -> str:
+        """The directory."""
+        return self._fold.wal.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fold.wal.closed
+
+    def close(self) -> None:
+        """Make everything durable and let go of the log, for all stores; idempotent."""
+        self._fold.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<treering.Database {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def _new_state(clock: Clock, kind: str) -> State:
+    store = _KINDS.get(kind)
+    if store is None:
+        raise VersionError(
+            f"the database has a store of a kind that this version does not know: {kind!r:.60}",
+            hint="Open it with a newer treering",
+        )
+    return cast(State, store.new_state(clock))

@@ -1,0 +1,84 @@
+"""What a store asks of the fold it stands on: one of its own, or its part of a shared one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from .._core.codec import Record
+from .._core.wal import Wal
+from ._state import Pair, State
+
+S = TypeVar("S", bound=State, covariant=True)
+
+
+class Follower(Protocol[S]):
+    """A `Fold`, or a `Part` of one. `stream` is what the records of this store carry: 0 if the log
+    is its own. Each method is explained at `Fold`."""
+
+    stream: int
+
+    @property
+    def wal(self) -> Wal:
+        """The log."""
+
+    @property
+    def lock(self) -> Any:
+        """Held while the state changes."""
+
+    @property
+    def always(self) -> bool:
+        """Whether what is appended is durable at return."""
+
+    @property
+    def current(self) -> S:
+        """The state as it was when it last caught up."""
+
+    @property
+    def position(self) -> int:
+        """How far that is."""
+
+    @property
+    def trouble(self) -> list[str]:
+        """What went wrong with snapshots, in words."""
+
+    def state(self) -> S:
+        """The state, caught up."""
+
+    def copy(self) -> tuple[S, int]:
+        """A copy of the state, and its position."""
+
+    def at(self, position: int | None = None, time: Any = None) -> S:
+        """The state as it was."""
+
+    def position_at(self, time: Any) -> int:
+        """Where the log stood at a time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is something new."""
+
+    def catch_up(self) -> None:
+        """Take in what is new."""
+
+    def command(
+        self, decide: Callable[[S], Sequence[Record | Pair]], *, durable: bool | None = None
+    ) -> range:
+        """Append what is decided on the newest state."""
+
+    def append(self, records: Sequence[Record | Pair], *, durable: bool | None = None) -> range:
+        """Append, whatever the state is."""
+
+    def settle(self, position: int, durable: bool | None = None) -> None:
+        """Wait until it is durable, if need be."""
+
+    def checkpoint(self) -> int:
+        """Write a snapshot, truncate the log."""
+
+    def check(self) -> None:
+        """Walk all invariants."""
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers."""
+
+    def close(self) -> None:
+        """Let go of the log."""

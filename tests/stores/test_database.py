@@ -1,0 +1,295 @@
+"""Several stores in one log: each is as it would be alone, and transactions change all or none."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import treering
+from treering import (
+    ClosedError,
+    ConflictError,
+    DamageError,
+    Database,
+    FsyncPolicy,
+    TooLargeError,
+    UsageError,
+    VersionError,
+)
+from treering.fold import CommitConflictError
+from treering.stores.kv import KeyValueStore
+from treering.testing import FaultyFiles, MemoryFiles
+
+OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
+
+
+@pytest.fixture
+def files():
+    return MemoryFiles()
+
+
+def opened(files, **options):
+    return Database("/db", files=files, **{**OPTIONS, **options})
+
+
+def test_stores_of_one_log_are_apart(files):
+    with opened(files) as db:
+        one, two = db.kv("one"), db.kv("two")
+        one[b"k"] = b"1"
+        two[b"k"] = b"2"
+        two.clear()
+        one.put(b"t", b"x", ttl=100)
+        assert (dict(one), dict(two)) == ({b"k": b"1", b"t": b"x"}, {})
+        assert db.stores() == {"one": "key-value", "two": "key-value"}
+        assert db.kv("one") is one
+        db.check()
+    with opened(files) as db:
+        assert dict(db.kv("one")) == {b"k": b"1", b"t": b"x"}
+        assert not db.kv("two")
+        assert db.stats()["stores"] == 2
+
+
+def test_they_come_back_from_a_snapshot_and_the_log_after_it(files):
+    with opened(files) as db:
+        for name in ("one", "two"):
+            for number in range(100):
+                db.kv(name)[b"%d" % number] = name.encode()
+        db.checkpoint()
+        db.kv("two")[b"0"] = b"new"
+        db.kv("three")[b"3"] = b"3"
+        db.checkpoint()
+        db.kv("one").checkpoint()
+        assert db.stats()["first_position"] > 0
+        db.check()
+    with opened(files) as db:
+        assert db.kv("one")[b"99"] == b"one"
+        assert db.kv("two")[b"0"] == b"new"
+        assert db.kv("three")[b"3"] == b"3"
+        assert db.stats()["trouble"] == []
+        db.check()
+
+
+def test_a_transaction_changes_all_or_nothing(files):
+    with opened(files) as db:
+        one, two = db.kv("one"), db.kv("two")
+        one[b"n"] = b"5"
+        before = db.position
+        with db.transaction() as transaction:
+            assert one.increment(b"n") == 6
+            assert one.increment(b"n") == 7  # it sees its own changes
+            two[b"copy"] = one[b"n"]
+            assert one.pop(b"n") == b"7"
+            assert b"n" not in one
+            assert dict(two) == {b"copy": b"7"}
+            assert list(two.iterator(prefix=b"c")) == [(b"copy", b"7")]
+            assert len(one) == 0
+            assert one.compare_and_set(b"n", None, b"8")
+        assert transaction.positions == range(before, before + 5)
+        assert (dict(one), dict(two)) == ({b"n": b"8"}, {b"copy": b"7"})
+        with pytest.raises(ZeroDivisionError), db.transaction():
+            one.clear()
+            two[b"copy"] = b"gone"
+            assert not one
+            raise ZeroDivisionError
+        assert (dict(one), dict(two)) == ({b"n": b"8"}, {b"copy": b"7"})
+        with db.transaction() as transaction:
+            pass
+        assert not transaction.positions
+        db.check()
+    with opened(files) as db:
+        assert (dict(db.kv("one")), dict(db.kv("two"))) == ({b"n": b"8"}, {b"copy": b"7"})
+
+
+def test_a_transaction_is_one_frame(files):
+    with opened(files) as db:
+        one, two = db.kv("one"), db.kv("two")
+        ends = set()
+        with opened(files) as other:
+            with db.transaction():
+                for number in range(5):
+                    one[b"%d" % number] = b"x"
+                    two[b"%d" % number] = b"x"
+                    ends.add(other._fold.wal.current_position())
+            assert len(ends) == 1
+            assert len(other.kv("one")) == len(other.kv("two")) == 5
+
+
+def test_another_handle_in_between_is_a_conflict(files):
+    with opened(files) as db, opened(files) as other:
+        one = db.kv("one")
+        one[b"n"] = b"1"
+        with pytest.raises(CommitConflictError) as caught, db.transaction():
+            one.increment(b"n")
+            other.kv("one").increment(b"n")
+        assert isinstance(caught.value, ConflictError)
+        assert caught.value.hint
+        assert one[b"n"] == b"2"
+        tries = []
+
+        def work():
+            tries.append(one.increment(b"n"))
+            if len(tries) < 3:
+                other.kv("one").increment(b"n")
+            return tries[-1]
+
+        assert db.run(work) == 5
+        assert tries == [3, 4, 5]
+        assert one[b"n"] == other.kv("one")[b"n"] == b"5"
+
+
+def test_run_hands_on_what_the_work_raises(files):
+    with opened(files) as db:
+        one = db.kv("one")
+
+        def conflict():
+            one[b"k"] = b"v"
+            raise ConflictError("of its own", hint="none")
+
+        with pytest.raises(ConflictError, match="of its own"):
+            db.run(conflict)
+        assert not one
+
+
+def test_other_threads_wait_with_writes_and_see_nothing_half(files):
+    with opened(files) as db:
+        one, two = db.kv("one"), db.kv("two")
+        one[b"n"] = two[b"n"] = b"0"
+        seen, stop = [], threading.Event()
+
+        def write():
+            while not stop.is_set():
+                one.increment(b"other")
+
+        def look():
+            while not stop.is_set():
+                with db.transaction():
+                    seen.append((one[b"n"], two[b"n"]))
+
+        threads = [threading.Thread(target=work) for work in (write, look)]
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            with db.transaction():
+                one.increment(b"n")
+                two.increment(b"n")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert all(mine == yours for mine, yours in seen)
+        assert one[b"n"] == two[b"n"] == b"100"
+        db.check()
+
+
+def test_what_a_transaction_cannot_do_is_said(files):
+    with opened(files) as db:
+        one = db.kv("one")
+        with db.transaction():
+            one[b"k"] = b"v"
+            for call in (
+                db.checkpoint,
+                db.check,
+                one.checkpoint,
+                one.check,
+                lambda: db.kv("new"),
+                lambda: db.transaction().__enter__(),
+            ):
+                with pytest.raises(UsageError):
+                    call()
+        assert dict(one) == {b"k": b"v"}
+
+
+def test_a_name_has_one_kind_and_is_never_a_path(files):
+    with opened(files) as db:
+        for name in ("", 5, b"bytes", "x" * 2000):
+            with pytest.raises(UsageError):
+                db.kv(name)
+        names = ["../up", "/etc/passwd", "a\0b", "zoë", "."]
+        for name in names:
+            db.kv(name)[b"k"] = name.encode()
+        assert {path.count("/") for path in files.contents()} == {2}
+    with opened(files) as db:
+        assert [db.kv(name)[b"k"].decode() for name in names] == names
+
+
+def test_a_transaction_that_is_too_large_or_cannot_be_written_changes_nothing():
+    memory = MemoryFiles()
+    files = FaultyFiles(memory)
+    with opened(files, batch_bytes_max=1000) as db:
+        one, two = db.kv("one"), db.kv("two")
+        one[b"k"] = b"v"
+        with pytest.raises(TooLargeError), db.transaction():
+            one[b"k"] = b"w"
+            two[b"k"] = bytes(2000)
+        assert (dict(one), dict(two)) == ({b"k": b"v"}, {})
+        with db.transaction():
+            one[b"k"] = b"x"
+        assert one[b"k"] == b"x"
+
+
+def test_a_closed_database_says_so(files):
+    db = opened(files)
+    one = db.kv("one")
+    one.close()
+    one[b"k"] = b"v"  # a store's close does nothing
+    db.close()
+    db.close()
+    assert db.closed
+    for call in (lambda: one.put(b"k", b"v"), lambda: one.get(b"k"), db.transaction().__enter__):
+        with pytest.raises(ClosedError):
+            call()
+    assert "closed" in repr(db)
+
+
+def test_the_past_of_one_store(files):
+    with opened(files) as db:
+        start = db.position
+        one = db.kv("one")
+        one[b"k"] = b"1"
+        then = one.position
+        db.kv("two")[b"k"] = b"2"
+        one[b"k"] = b"3"
+        assert one.at(position=then)[b"k"] == b"1"
+        assert dict(one.at(position=start)) == {}
+        assert dict(one.snapshot()) == {b"k": b"3"}
+
+
+def test_watching_one_store_shows_only_its_own_changes(files):
+    with opened(files) as db:
+        one, two = db.kv("one"), db.kv("two")
+        with one.watch(timeout=0.01) as changes:
+            two[b"k"] = b"2"
+            one[b"k"] = b"1"
+            two.clear()
+            one.delete(b"k")
+            assert [(change.key, change.value) for change in changes] == [
+                (b"k", b"1"),
+                (b"k", None),
+            ]
+
+
+def test_a_foreign_log_is_refused(files):
+    with KeyValueStore("/db", files=files, **OPTIONS) as store:
+        store[b"k"] = b"v"
+    with pytest.raises(DamageError) as caught:
+        opened(files)
+    assert caught.value.hint
+
+
+def test_a_kind_of_a_newer_version_is_refused(files):
+    with treering.Wal.open("/db", files=files, fsync_policy=FsyncPolicy.OS) as wal:
+        wal.put(b"name", b"hologram 1")
+    with pytest.raises(VersionError, match="hologram"):
+        opened(files)
+
+
+def test_a_read_only_database(files):
+    with opened(files) as db:
+        db.kv("one")[b"k"] = b"v"
+    with opened(files, read_only=True) as db:
+        assert dict(db.kv("one")) == {b"k": b"v"}
+        db.sync()
+        with pytest.raises(treering.ReadOnlyError):
+            db.kv("one")[b"k"] = b"w"
+        with pytest.raises(treering.ReadOnlyError):
+            db.kv("new")
