@@ -1,0 +1,160 @@
+"""A store on disks that fail and lose power, through its own calls.
+
+What a call reported as durable is there after the cut; what no call had begun is not; a call that
+was under way happened or did not, as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+
+from tests.battery.harness import abandon, repeatable
+from tests.battery.powercut import QUIET
+from treering import FailedError, FsyncPolicy, TreeringError
+from treering.testing import FaultyFiles, MemoryFiles, PowerCutFiles
+
+OPTIONS = {"segment_bytes_max": 2048, "checkpoint_bytes": None}
+
+
+class Program:
+    """A random program on a store, and the states that a crash may leave: `states` since the one
+    that is known to be durable, the newest last. Each kind of store has a subclass."""
+
+    start: object = None
+
+    def __init__(self, files, rng, policy):
+        self.files, self.rng, self.policy = files, rng, policy
+        self.states = [self.start]
+        self.store = None
+
+    @staticmethod
+    def opened(files, policy=FsyncPolicy.OS):
+        """The store on these files."""
+        raise NotImplementedError
+
+    @staticmethod
+    def seen(store):
+        """All that the store shows, in a form that compares."""
+        raise NotImplementedError
+
+    def step(self, chance):
+        """One call: what it will show is `begin`ned first; whether it is durable at return."""
+        raise NotImplementedError
+
+    @classmethod
+    def go_on(cls, store):
+        """Something that a program does after a restart."""
+        raise NotImplementedError
+
+    def begin(self, state):
+        self.states.append(state)
+
+    def durable(self):
+        del self.states[:-1]
+
+    @property
+    def always(self):
+        return self.policy == FsyncPolicy.ALWAYS
+
+    def run(self, steps):
+        self.store = self.opened(self.files, self.policy)
+        for _ in range(steps):
+            if self.step(self.rng.random()):
+                self.durable()
+            assert self.seen(self.store) == self.states[-1]
+        self.store.close()
+        self.durable()
+
+    def reopen(self):
+        self.store.close()
+        self.durable()
+        self.store = self.opened(self.files, self.policy)
+
+    @classmethod
+    def after(cls, image):
+        """What a restart shows, and shows again after one more checkpoint."""
+        with cls.opened(image) as store:
+            found = cls.seen(store)
+            trouble = store.stats()["trouble"]
+            store.check()
+            cls.go_on(store)
+            store.checkpoint()
+            later = cls.seen(store)
+        with cls.opened(image) as store:
+            assert cls.seen(store) == later
+            store.check()
+        assert trouble == [], "an ordinary crash looks like damage"
+        return found
+
+
+def power_cuts(kind: type[Program], policy, count: int, steps: int = 18) -> Counter[str]:
+    """Cut the power after every operation of random programs, `count` images in all; the counts."""
+    counts: Counter[str] = Counter()
+    while counts["images"] < count:
+        files = PowerCutFiles()
+        program = kind(files, random.Random(f"{kind.__name__} {policy} {counts['runs']}"), policy)
+        shots = []
+
+        def look(name, path, shots=shots, program=program, files=files):
+            if name not in QUIET:
+                images = files.images(3, len(shots), lost="random")
+                shots.append((f"{name} {path}", list(program.states), images))
+
+        files.on_operation = look
+        files.during_sync = lambda path, look=look: look("during sync", path)
+        with repeatable(program.rng):
+            program.run(steps)
+        files.on_operation = files.during_sync = None
+        for number, (what, allowed, images) in enumerate(shots):
+            for image in images:
+                counts["snapshots"] += any(".snap" in path for path in image.contents())
+                found = kind.after(image)
+                where = f"run {counts['runs']}, moment {number}, {what}"
+                assert found in allowed, f"{where}: {found}, not one of {allowed}"
+                counts["images"] += 1
+        counts["moments"] += len(shots)
+        counts["runs"] += 1
+    print(f"\n{kind.__name__}, {policy}: {dict(counts)}")
+    assert counts["snapshots"]
+    return counts
+
+
+def failing_calls(kind: type[Program], number: int, step: int = 1, steps: int = 30) -> Counter[str]:
+    """Each call of the disk that modifies fails once, in turn; the store then shows what had been
+    acknowledged, at most with the one call under way. The counts."""
+    counts: Counter[str] = Counter()
+    for nth in range(1, 600, step):
+        memory = MemoryFiles()
+        files = FaultyFiles(memory)
+        program = kind(files, random.Random(5), FsyncPolicy.OS)
+        fault = files.fail(lambda call: call.modifies, number=number, nth=nth)
+        try:
+            with repeatable(program.rng):
+                program.run(steps)
+        except TreeringError as error:
+            counts[type(error).__name__] += 1
+            _live_on(program, error)
+        files.heal()
+        if not fault.hits:
+            break
+        found = kind.after(memory.crash())
+        # All that was written survives the process; the call that failed may have got through.
+        assert found in program.states[-2:], f"call {nth}: {found}, not {program.states[-2:]}"
+        counts["calls"] += 1
+    print(f"\n{kind.__name__}, errno {number}: {dict(counts)}")
+    assert counts["calls"] > 20
+    return counts
+
+
+def _live_on(program: Program, error: TreeringError) -> None:
+    """What a program does that goes on after the error."""
+    store = program.store
+    if store is None:
+        return
+    with contextlib.suppress(TreeringError):
+        assert program.seen(store) in program.states[-2:]
+        if not isinstance(error, FailedError):
+            assert store.stats()["trouble"] == [] or program.seen(store) in program.states[-2:]
+    abandon(store._fold.wal)
