@@ -69,14 +69,14 @@ class Database:
 
     def stores(self) -> dict[str, str]:
         """The names of all stores, and of which kind each is."""
-        return {name: kind for name, (kind, _) in self._fold.state().names.items()}
+        return {name: kind for name, (kind, _) in self._host.state().names.items()}
 
     def _store(self, name: str, kind: str, **options: Any) -> Any:
         if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME_BYTES_MAX:
             raise UsageError(
                 f"a store's name is text of 1 to {_NAME_BYTES_MAX} bytes: {name!r:.60}"
             )
-        found = self._fold.state().names.get(name) or self._make(name, kind)
+        found = self._host.state().names.get(name) or self._make(name, kind)
         if found[0] != kind:
             raise UsageError(
                 f"{name!r:.60} is a store of another kind: {found[0]}", hint="Choose another name"
@@ -92,7 +92,7 @@ class Database:
         """Add a store to the catalogue; once, however many try."""
         self._host.refuse_within("make a store")
         self._fold.command(lambda whole: [] if name in whole.names else [whole.entry(name, kind)])
-        return self._fold.state().names[name]
+        return self._host.state().names[name]
 
     # --- Transactions ---
 
@@ -148,7 +148,7 @@ class Database:
         self._host.refuse_within("check")
         self._fold.check()
         with self._fold.lock:
-            for name, (kind, _) in self._fold.state().names.items():
+            for name, (kind, _) in self._host.state().names.items():
                 self._store(name, kind).check_state()
 
     def stats(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from random import Random
 
 from tests.processes.records import Words
 from tests.processes.talk import say
-from treering import FsyncPolicy
+from treering import Database, FsyncPolicy
 from treering.stores.kv import KeyValueStore
 
 
@@ -57,3 +57,23 @@ def command_at_random(path, worker, count, seed, **options):
             else:
                 store.checkpoint()
     say("told", told=told)
+
+
+def transfer(path, words, worker, **options):
+    """Move money between two stores of a database for ever, noting each begin and return."""
+    counters = Words(words)
+    begun, returned = 2 * worker, 2 * worker + 1
+    with Database(path, fsync_policy=FsyncPolicy.OS, **options) as db:
+        source, target, moves = db.kv("from"), db.kv("to"), db.kv("moves")
+        say("open", keys=len(moves))
+
+        def move():
+            amount = 1 + counters[begun] % 7
+            source.increment(b"n", -amount)
+            target.increment(b"n", amount)
+            moves.increment(b"worker-%d" % worker)
+
+        while True:
+            counters[begun] += 1
+            db.run(move)
+            counters[returned] += 1

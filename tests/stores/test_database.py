@@ -138,6 +138,21 @@ def test_another_handle_in_between_is_a_conflict(files):
         assert one[b"n"] == other.kv("one")[b"n"] == b"5"
 
 
+def test_a_transaction_stands_still_whatever_it_asks(files):
+    with opened(files) as db, opened(files) as other:
+        db.kv("one")[b"k"] = db.kv("two")[b"k"] = b"1"
+        with db.transaction():
+            assert db.kv("one")[b"k"] == b"1"
+            with other.transaction():
+                other.kv("one")[b"k"] = other.kv("two")[b"k"] = b"2"
+            other.kv("three")
+            assert db.kv("two")[b"k"] == b"1"
+            assert set(db.stores()) == {"one", "two"}
+            assert db.kv("two").at(position=db.position)[b"k"] == b"1"
+            assert db.kv("two")[b"k"] == b"1"
+        assert db.kv("two")[b"k"] == b"2"
+
+
 def test_run_hands_on_what_the_work_raises(files):
     with opened(files) as db:
         one = db.kv("one")

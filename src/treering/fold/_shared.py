@@ -149,7 +149,7 @@ class Part(Generic[S]):
     def state(self) -> S:
         """As of a fold; in a transaction the transaction's."""
         mine = self._host.mine()
-        return self._of(self._fold.state()) if mine is None else mine.state(self.stream)
+        return self._of(self._host.state()) if mine is None else mine.state(self.stream)
 
     def copy(self) -> tuple[S, int]:
         """A copy of the state, and its position."""
@@ -230,6 +230,11 @@ class Host:
         """The transaction of this thread."""
         found = self.transaction
         return found if found is not None and found.owner == threading.get_ident() else None
+
+    def state(self) -> Shared:
+        """The states as they are in the log. Within a transaction they stand still: its own state
+        lies over them."""
+        return self.fold.state() if self.mine() is None else self.fold.current
 
     def refuse_within(self, what: str) -> None:
         """UsageError in a transaction."""
