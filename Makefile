@@ -45,6 +45,8 @@ bench: build $(VENV)/extra-test $(VENV)/extra-bench ## compare with raw calls an
 
 crash: build $(VENV)/extra-test ## power cuts, kills and failing disks, at length
 	@$(PY) -m tests.battery.crash $(ARGS)
+	$(say) 'the stores, at length'
+	@TREERING_SCALE=$(or $(SCALE),20) $(PY) -m pytest -q -rP -k 'crash or model or processes' tests/stores
 
 fuzz: build $(VENV)/extra-test $(VENV)/extra-fuzz ## hostile bytes, at length
 	@$(PY) -m tests.battery.fuzz $(ARGS)
