@@ -10,7 +10,7 @@ with treering.Wal.open("orders") as wal:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 from ._core.batch import Batch
 from ._core.codec import Record, backend
@@ -47,7 +47,7 @@ from ._core.repair import RepairReport, repair
 from ._core.verify import VerifyReport, verify
 from ._core.wal import Wal
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .database import Database
 
 __version__ = "0.1.0"
@@ -99,7 +99,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     # The stores stand on this package: they are loaded when somebody asks for them.
     if name == "Database":
         from importlib import import_module

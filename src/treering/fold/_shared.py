@@ -4,7 +4,8 @@ change them all."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic
 
 from .._core.codec import Record
@@ -219,16 +220,21 @@ class Part(Generic[S]):
         """Nothing: the log is closed by whoever opened it."""
 
 
+def _none() -> None:
+    """No transaction."""
+
+
 class Host:
     """A fold of several stores, and the transaction that one of its threads may have begun."""
 
     def __init__(self, fold: Fold[Shared]) -> None:
         self.fold = fold
-        self.transaction: Transaction | None = None
+        # Weak: an interrupt may keep a block from calling `__exit__`; it is then collected.
+        self.transaction: Callable[[], Transaction | None] = _none
 
     def mine(self) -> Transaction | None:
         """The transaction of this thread."""
-        found = self.transaction
+        found = self.transaction()
         return found if found is not None and found.owner == threading.get_ident() else None
 
     def state(self) -> Shared:
@@ -257,18 +263,17 @@ class Transaction:
 
     def __enter__(self) -> Transaction:
         self._host.refuse_within("contain another one")
-        fold = self._fold
-        self._lock = fold.lock
-        self._lock.acquire()
+        fold, self._guard = self._fold, _hold(self._fold.lock)
         try:
+            next(self._guard)
             fold.catch_up()
             self._whole, self._seen = fold.current, fold.position
             self._states: dict[int, Any] = {}
             self._records: list[Record] = []
             self.owner = threading.get_ident()
-            self._host.transaction = self
+            self._host.transaction = weakref.ref(self)
         except BaseException:
-            self._lock.release()
+            self._guard.close()
             raise
         return self
 
@@ -294,7 +299,7 @@ class Transaction:
         return range(first, self.position)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        fold, self._host.transaction = self._fold, None
+        fold, self._host.transaction = self._fold, _none
         try:
             if kind is not None or not self._records:
                 return
@@ -303,7 +308,7 @@ class Transaction:
         except ConflictError as error:
             raise self._overtaken() from error
         finally:
-            self._lock.release()
+            self._guard.close()
         fold.settle(self.positions[-1], self._durable)
 
     def _overtaken(self) -> CommitConflictError:
@@ -315,6 +320,13 @@ class Transaction:
         )
         error.transaction = self
         return error
+
+
+def _hold(lock: Any) -> Generator[None, None, None]:
+    """Hold a lock. Wherever an interrupt comes, also where it keeps `__exit__` from being called:
+    the transaction is collected, and this with it, for it is in no cycle."""
+    with lock:
+        yield
 
 
 class CommitConflictError(ConflictError):
