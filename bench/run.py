@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import core
+import events
 import groups
 import processes
 import queues
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "latency": core.latency,
     "others": queues.others,
     "key-value": stores.key_value,
+    "events": events.event_store,
 }
 
 # Roughly how many seconds each takes, for the progress bar.
@@ -56,6 +58,7 @@ WEIGHTS = {
     "latency": 20.0,
     "others": 10.0,
     "key-value": 60.0,
+    "events": 90.0,
 }
 
 

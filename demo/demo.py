@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
 
 import treering
+from treering.stores.events import NO_STREAM, Event, EventStore, RecordedEvent
 from treering.stores.kv import KeyValueStore
 
 ORDERS = 2_000
@@ -28,6 +30,8 @@ def main() -> int:
         return writer(sys.argv[2], sys.argv[3])
     if sys.argv[1:2] == ["counter"]:
         return counter(sys.argv[2])
+    if sys.argv[1:2] == ["seller"]:
+        return seller(sys.argv[2], sys.argv[3])
     if sys.argv[1:2] == ["follower"]:
         return follower(sys.argv[2], int(sys.argv[3]))
     folder = Path(tempfile.mkdtemp(prefix="treering-demo-"))
@@ -49,6 +53,7 @@ def demo(folder: Path) -> None:
     positions = count_everything(path)
     find_a_flipped_byte(path, folder / "copy.wal", positions)
     count_in_a_store(folder / "counts")
+    sell_with_events(folder / "events")
     say("Done. What you saw is promised in docs/durability.md and proven by `make test`.")
 
 
@@ -144,6 +149,54 @@ def counter(path: str) -> int:
         for number in range(1, 1 << 30):
             store.increment(b"n")
             print(number, flush=True)
+    return 0
+
+
+def sell_with_events(path: Path) -> None:
+    """An event store and a projection of it, in two processes that are killed."""
+    say("An event store: two processes take orders and both run one projection; kill -9 for both.")
+    selling = {name: start("seller", path, name) for name in ("anna", "bert")}
+    with EventStore(path) as store:
+        for event in store.subscribe(0, types="paid", timeout=60):
+            if event.position > 300:
+                break
+        for process in selling.values():
+            process.kill()
+        confirmed = sum(int(last_line(process) or 0) for process in selling.values())
+    with EventStore(path) as store:
+        orders, events = store.streams("order-"), store.position
+        whole = [store.version(order) in (1, 2) for order in orders]
+        check(all(whole), f"opened again: {len(orders)} orders, each created and filled as a whole")
+        paid = sum(1 for _ in store.read_all(types="paid"))
+        check(confirmed <= paid <= confirmed + 2, f"{confirmed} payments confirmed, {paid} there")
+        revenue = store.projection("revenue", add_up)
+        tell(f"the view had {revenue.position} of {events} positions when both were killed")
+        revenue.catch_up()
+        check(revenue.view["paid"] == paid, "it catches up: every payment counted exactly once")
+        half = store.at(position=events // 2)
+        tell(f"as it was half-way: {len(half.streams())} orders; the log keeps every moment")
+        store.check()
+
+
+def add_up(view: MutableMapping[str, int], event: RecordedEvent) -> None:
+    """The projection's handler."""
+    if event.type == "paid":
+        view["paid"] = view.get("paid", 0) + 1
+        view["cents"] = view.get("cents", 0) + event.data["cents"]
+
+
+def seller(path: str, name: str) -> int:
+    """Take orders for ever; print how many were paid, once that is durable."""
+    with EventStore(path) as store:
+        revenue = store.projection("revenue", add_up)
+        for number in range(1, 1 << 30):
+            order = f"order-{name}-{number}"
+            begun = [Event("created", {"by": name}), Event("added", {"item": "tea", "cents": 450})]
+            version = store.append(order, begun, expected_version=NO_STREAM).version
+            store.append(order, Event("paid", {"cents": 450}), expected_version=version)
+            print(number, flush=True)
+            if number % 10 == 0:
+                revenue.catch_up()
     return 0
 
 

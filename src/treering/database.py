@@ -19,13 +19,14 @@ from typing import Any, TypeVar, cast
 
 from treering import FsyncPolicy, UsageError, VersionError
 from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Transaction
+from treering.stores.events import EventStore
 from treering.stores.kv import KeyValueStore
 
 T = TypeVar("T")
 Clock = Callable[[], int]
 
 # The class of each kind of store, which says how its part of the state begins (`new_state`).
-_KINDS: dict[str, type[Any]] = {"key-value": KeyValueStore}
+_KINDS: dict[str, type[Any]] = {"key-value": KeyValueStore, "events": EventStore}
 
 _NAME_BYTES_MAX = 1024
 
@@ -53,6 +54,11 @@ class Database:
     ) -> None:
         clock: Clock = options.get("clock") or time.time_ns
         self._read_only = read_only
+        # What a store has to know of how the log was opened.
+        self._opened: dict[str, Any] = {
+            name: options[name] for name in ("clock", "files") if name in options
+        }
+        self._opened["read_only"] = read_only
         new = partial(Shared, partial(_new_state, clock))
         fold: Fold[Shared] = Fold(
             path, new, fsync_policy=fsync_policy, read_only=read_only, **options
@@ -66,6 +72,10 @@ class Database:
     def kv(self, name: str) -> KeyValueStore:
         """The key-value store of that name."""
         return cast(KeyValueStore, self._store(name, "key-value"))
+
+    def events(self, name: str, **options: Any) -> EventStore:
+        """The event store of that name; `codec` as of `EventStore`."""
+        return cast(EventStore, self._store(name, "events", **options))
 
     def stores(self) -> dict[str, str]:
         """The names of all stores, and of which kind each is."""
@@ -84,7 +94,7 @@ class Database:
         store = self._stores.get(name)
         if store is None or options:
             part: Part[Any] = Part(self._host, found[1])
-            store = _KINDS[kind].on(part, read_only=self._read_only, **options)
+            store = _KINDS[kind].on(part, **self._opened, **options)
             self._stores[name] = store
         return store
 

@@ -14,9 +14,20 @@ import signal
 import sys
 import traceback
 
-from tests.processes import calls, disks, following, forks, signals, steps, stores, talk, tasks
+from tests.processes import (
+    calls,
+    disks,
+    events_tasks,
+    following,
+    forks,
+    signals,
+    steps,
+    stores,
+    talk,
+    tasks,
+)
 
-TASKS = (tasks, calls, disks, following, forks, signals, steps, stores)
+TASKS = (tasks, calls, disks, following, forks, signals, steps, stores, events_tasks)
 
 
 def find(task: str):

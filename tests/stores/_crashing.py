@@ -58,8 +58,20 @@ class Program:
     def always(self):
         return self.policy == FsyncPolicy.ALWAYS
 
-    def run(self, steps):
+    def open(self):
+        """Open the store, and what the program has besides."""
         self.store = self.opened(self.files, self.policy)
+
+    def abandon(self):
+        """Leave the store as a killed process does."""
+        abandon(self.store._fold.wal)
+
+    @classmethod
+    def look_closer(cls, store, found):
+        """What else has to hold of a store that shows `found`."""
+
+    def run(self, steps):
+        self.open()
         for _ in range(steps):
             if self.step(self.rng.random()):
                 self.durable()
@@ -70,13 +82,14 @@ class Program:
     def reopen(self):
         self.store.close()
         self.durable()
-        self.store = self.opened(self.files, self.policy)
+        self.open()
 
     @classmethod
     def after(cls, image):
         """What a restart shows, and shows again after one more checkpoint."""
         with cls.opened(image) as store:
             found = cls.seen(store)
+            cls.look_closer(store, found)
             trouble = store.stats()["trouble"]
             store.check()
             cls.go_on(store)
@@ -84,6 +97,7 @@ class Program:
             later = cls.seen(store)
         with cls.opened(image) as store:
             assert cls.seen(store) == later
+            cls.look_closer(store, later)
             store.check()
         assert trouble == [], "an ordinary crash looks like damage"
         return found
@@ -151,10 +165,10 @@ def failing_calls(kind: type[Program], number: int, step: int = 1, steps: int = 
 def _live_on(program: Program, error: TreeringError) -> None:
     """What a program does that goes on after the error."""
     store = program.store
-    if store is None:
+    if store is None or store.closed:
         return
     with contextlib.suppress(TreeringError):
         assert program.seen(store) in program.states[-2:]
         if not isinstance(error, FailedError):
             assert store.stats()["trouble"] == [] or program.seen(store) in program.states[-2:]
-    abandon(store._fold.wal)
+    program.abandon()

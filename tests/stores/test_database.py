@@ -18,6 +18,7 @@ from treering import (
     VersionError,
 )
 from treering.fold import CommitConflictError
+from treering.stores.events import Event, WrongVersionError
 from treering.stores.kv import KeyValueStore
 from treering.testing import FaultyFiles, MemoryFiles
 
@@ -308,3 +309,52 @@ def test_a_read_only_database(files):
             db.kv("one")[b"k"] = b"w"
         with pytest.raises(treering.ReadOnlyError):
             db.kv("new")
+
+
+def test_an_event_store_in_a_database(files):
+    with opened(files) as db:
+        db.kv("one")[b"k"] = b"v"
+        store = db.events("orders")
+        assert db.events("orders") is store
+        for number in range(20):
+            db.kv("one")[b"%d" % number] = b"x"
+            store.append("s", Event("e", number, id=f"{number}"))
+        first = store.append("s", Event("e", 3, id="3"))
+        assert (first.version, first.position) == (3, next(store.read("s", 3)).position)
+        assert [event.data for event in store.read("s")] == list(range(20))
+        assert [event.data for event in store.read_all()] == list(range(20))
+        assert [event.version for event in store.subscribe(0, timeout=0)] == list(range(20))
+        store.save_snapshot("s", 4, "five")
+        projection = store.projection("n", lambda view, event: view.update(n=view.get("n", 0) + 1))
+        assert projection.catch_up() == 20
+        db.checkpoint()
+        assert db.stats()["first_position"] == 0  # events stay
+        db.check()
+    with opened(files) as db:
+        store = db.events("orders")
+        assert store.load_snapshot("s").data == "five"
+        assert [event.version for event in store.at(position=first.position).read("s")] == [0, 1, 2]
+
+
+def test_events_in_a_transaction(files):
+    with opened(files) as db:
+        one, store = db.kv("one"), db.events("orders")
+        store.append("s", Event("e", 1))
+        with db.transaction():
+            appended = store.append("s", Event("e", 2, id="two"), expected_version=0)
+            one[b"version"] = b"%d" % appended.version
+            assert store.version("s") == 1
+            with pytest.raises(WrongVersionError):
+                store.append("s", Event("e"), expected_version=0)
+            with pytest.raises(UsageError, match="transaction"):
+                store.read("s")
+            assert len(list(store.read("s", to_version=1))) == 1
+        assert [event.data for event in store.read("s")] == [1, 2]
+        assert next(store.read("s", 1)).position == appended.position
+        with pytest.raises(ZeroDivisionError), db.transaction():
+            store.append("s", Event("e", 3))
+            store.append("t", Event("e", 3))
+            raise ZeroDivisionError
+        assert (store.version("s"), store.streams()) == (1, ["s"])
+        assert store.append("s", Event("e", 2, id="two")).version == 1
+        db.check()

@@ -385,3 +385,21 @@ def test_many_records_of_which_one_is_not_there(either):
         wal.read_many([299, 5])
     with pytest.raises(UsageError):
         wal.read_many(["5"])
+
+
+def test_many_records_some_of_which_lie_in_large_batches(either):
+    """More than one glance at the file shows, at once and one after the other."""
+    rng = Random(5)
+    wal = either.open(segment_bytes_max=4 << 20)
+    for turn in range(3):
+        fill(wal, 50)
+        wal.append_batch([(b"%d/%d" % (turn, n), b"x" * 300) for n in range(2500)])
+        wal.put(b"large", b"y" * 300_000)
+    for positions in (
+        range(wal.current_position()),
+        sorted(rng.sample(range(wal.current_position()), 60)),
+        rng.sample(range(wal.current_position()), 20),
+    ):
+        found = wal.read_many(positions)
+        assert [record.position for record in found] == list(positions)
+        assert all(wal.read(record.position) == record for record in found[::100])

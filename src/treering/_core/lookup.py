@@ -22,6 +22,8 @@ from .survey import newer_error
 
 # Up to so many records are passed over one by one; beyond that, finding the place is quicker.
 _NEAR_RECORDS = 64
+# So much is read without looking how long the file is.
+_ASKED_BYTES_MAX = 2 * fmt.INDEX_STEP_BYTES
 # How often a segment that truncation removed is looked for again.
 _LOOK_AGAIN = 3
 
@@ -59,21 +61,55 @@ def read_one(source: Source, kept: Segments, position: int, tries: int = _LOOK_A
 def read_many(source: Source, kept: Segments, positions: Sequence[int]) -> list[Record]:
     """The records at these positions, in this order; those that lie near each other together."""
     found: list[Record] = []
+    glance = _Glance()
     records: Iterator[Record] = iter(())
     segment, upper, at = None, -1, 0
     for position in positions:
         if segment is None or not segment.base <= position < upper:
             segment, upper = _segment_with(source, kept, position)
             at = upper
-        if segment is not None and not 0 <= position - at <= _NEAR_RECORDS:
+        record, ahead = None, position - at
+        if segment is not None:
             with kept.using:
-                records, at = _frames_from(segment, position, upper, few=True), position
-        record = next(islice(records, max(position - at, 0), None), None)
+                if 0 <= ahead <= _NEAR_RECORDS:
+                    record = next(islice(records, ahead, None), None)
+                else:
+                    records = glance.at(segment, position, upper)
+                    record = next(records, None)
+                if record is None:  # there is more to read here than one glance shows
+                    records = _frames_from(segment, position, upper)
+                    record = next(records, None)
         if record is None:  # not in the log, or it changed meanwhile: this one says which
             record, segment = read_one(source, kept, position), None
         found.append(record)
         at = position + 1
     return found
+
+
+class _Glance:
+    """One read at a place, always into the same memory, for which no new one is asked."""
+
+    def __init__(self) -> None:
+        self._records = RecordIterator(_no_more, decompress, True)
+        self._memory = memoryview(b"")
+
+    def at(self, segment: OpenSegment, position: int, end: int) -> RecordIterator:
+        """The records from `position` on, as far as the read reaches, which may be not at all."""
+        at, frame_position, size = segment.locate(position, end)
+        if size > _ASKED_BYTES_MAX:
+            size = _ASKED_BYTES_MAX
+        if size > len(self._memory):
+            self._memory = memoryview(bytearray(2 * size))
+        length = segment.file.read_into(self._memory[:size], at)
+        records = self._records
+        records.load(
+            self._memory, 0, length, frame_position, end, position, segment.tag, segment.seed
+        )
+        return records
+
+
+def _no_more(iterator: RecordIterator) -> bool:
+    return False
 
 
 def _segment_with(source: Source, kept: Segments, position: int) -> tuple[OpenSegment | None, int]:
@@ -112,19 +148,19 @@ def _frames_from(
             return False
         wanted, needed = max(iterator.needed, needed), fmt.INDEX_STEP_BYTES
         at += iterator.offset
-        room = segment.file.size() - at
         if iterator.reason != INCOMPLETE or wanted > fmt.FRAME_BYTES_LIMIT:
             return False
-        if iterator.needed > room:
-            return False
-        block = bytearray(min(wanted, room))
+        if wanted > _ASKED_BYTES_MAX:  # nobody makes us ask for more memory than there are bytes
+            room = segment.file.size() - at
+            if iterator.needed > room:
+                return False
+            wanted = min(wanted, room)
+        block = bytearray(wanted)
         length = segment.file.read_into(memoryview(block), at)
         start = max(iterator.position, frame_position)
-        if not length:
+        if not length or length < iterator.needed:
             return False
-        iterator.load(
-            block, 0, length, start, end, position, segment.header.tag, segment.header.seed
-        )
+        iterator.load(block, 0, length, start, end, position, segment.tag, segment.seed)
         return True
 
     iterator = RecordIterator(refill, decompress, True)

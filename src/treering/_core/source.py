@@ -8,6 +8,7 @@ is never in their way.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
@@ -67,6 +68,7 @@ class OpenSegment:
             raise DamageError(
                 "the segment carries another's name", path=self.file.path, offset=0, position=base
             )
+        self.tag, self.seed = self.header.tag, self.header.seed  # worked out once, not per look-up
         self._known: _Known | None = None
         self._lock = threading.RLock()
 
@@ -134,13 +136,7 @@ class OpenSegment:
 def _signpost(
     index: list[fmt.IndexEntry], position: int, header: fmt.SegmentHeader
 ) -> tuple[int, int, int]:
-    low, high = 0, len(index)
-    while low < high:
-        middle = (low + high) // 2
-        if index[middle].position <= position:
-            low = middle + 1
-        else:
-            high = middle
+    low = bisect_right(index, (position, fmt.POSITION_MAX))  # pairs compare as entries do
     at, before = header.frames_start, header.base
     if low > 0:
         at, before = index[low - 1].offset, index[low - 1].position

@@ -58,7 +58,7 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         self._begin(fold, fold, exclusive, read_only)
 
     @classmethod
-    def on(cls, fold: Follower[State], *, read_only: bool = False) -> KeyValueStore:
+    def on(cls, fold: Follower[State], *, read_only: bool = False, **options: Any) -> KeyValueStore:
         """The store as a part of a database; see `treering.Database`."""
         store = cls.__new__(cls)
         store._begin(fold, None, False, read_only)
