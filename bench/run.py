@@ -16,6 +16,8 @@ from pathlib import Path
 import core
 import events
 import groups
+import jobs
+import messages
 import processes
 import queues
 import report
@@ -39,6 +41,8 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "others": queues.others,
     "key-value": stores.key_value,
     "events": events.event_store,
+    "messages": messages.messages,
+    "job-queue": jobs.job_queue,
 }
 
 # Roughly how many seconds each takes, for the progress bar.
@@ -59,6 +63,8 @@ WEIGHTS = {
     "others": 10.0,
     "key-value": 60.0,
     "events": 90.0,
+    "messages": 60.0,
+    "job-queue": 30.0,
 }
 
 

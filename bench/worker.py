@@ -19,6 +19,7 @@ from harness import KEY, VALUE
 
 import treering
 from treering import FsyncPolicy, Wal
+from treering.stores.messages import MessageLog
 
 
 def main() -> None:
@@ -93,6 +94,20 @@ def follow(path: str, count: int) -> None:
         tell(delays=delays)
         for _ in records:  # sleeps until it is killed: its idle CPU time is looked at from outside
             pass
+
+
+def follow_messages(path: str, count: int) -> None:
+    """Follow a topic; how long after its publish each message was seen (it carries the time)."""
+    clock = time.monotonic_ns
+    delays = []
+    with MessageLog(path, fsync_policy=FsyncPolicy.OS) as log:
+        found = log.consume_from("news", follow=True)
+        go()
+        for message in found:
+            delays.append(clock() - int.from_bytes((message.value or b"")[:8], "little"))
+            if len(delays) == count:
+                break
+        tell(delays=delays)
 
 
 def receive(count: int, descriptor: int) -> None:
@@ -179,6 +194,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "open_and_die": open_and_die,
     "open_clean": open_clean,
     "follow": follow,
+    "follow_messages": follow_messages,
     "receive": receive,
     "memory": memory,
     "pure": pure,

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import treering
 from treering.stores.events import NO_STREAM, Event, EventStore, RecordedEvent
+from treering.stores.jobs import JobQueue
 from treering.stores.kv import KeyValueStore
+from treering.stores.messages import LeaseLostError, MessageLog
 
 ORDERS = 2_000
 
@@ -32,6 +34,10 @@ def main() -> int:
         return counter(sys.argv[2])
     if sys.argv[1:2] == ["seller"]:
         return seller(sys.argv[2], sys.argv[3])
+    if sys.argv[1:2] == ["packer"]:
+        return packer(sys.argv[2])
+    if sys.argv[1:2] == ["worker"]:
+        return worker(sys.argv[2])
     if sys.argv[1:2] == ["follower"]:
         return follower(sys.argv[2], int(sys.argv[3]))
     folder = Path(tempfile.mkdtemp(prefix="treering-demo-"))
@@ -54,6 +60,8 @@ def demo(folder: Path) -> None:
     find_a_flipped_byte(path, folder / "copy.wal", positions)
     count_in_a_store(folder / "counts")
     sell_with_events(folder / "events")
+    share_messages(folder / "messages")
+    work_off_a_queue(folder / "mail")
     say("Done. What you saw is promised in docs/durability.md and proven by `make test`.")
 
 
@@ -143,6 +151,47 @@ def count_in_a_store(path: Path) -> None:
         check(int(store[b"n"]) == found, "opened again, from a snapshot: the same number")
 
 
+def share_messages(path: Path) -> None:
+    """A group of processes shares a topic; one of them is killed with messages in hand."""
+    say("A message log: two processes pack 1,000 orders together; one is killed with -9.")
+    with MessageLog(path) as log:
+        log.publish_many("orders", [b"%d" % number for number in range(1000)])
+        packing = [start("packer", path, "") for _ in range(2)]
+        while log.count("packed") < 100:
+            time.sleep(0.005)
+        victim = packing[0]
+        victim.kill()
+        packed = log.count("packed")
+        tell(f"kill -9 for process {victim.pid} after {packed} orders")
+        victim.communicate(timeout=60)
+        again = int(packing[1].communicate(timeout=60)[0])
+        tell(f"{again} orders that it had in hand went to the other one when its lease was over")
+        numbers = sorted(int(message.value or b"") for message in log.consume_from("packed"))
+        check(numbers == list(range(1000)), "1,000 orders packed: none lost, none packed twice")
+        log.set_retention("orders", consumed=True)
+        log.checkpoint()
+        check(log.count("orders") == 0, "what the group has done is gone from the log")
+        log.check()
+
+
+def packer(path: str) -> int:
+    """Pack orders until all are packed; print how many somebody else had got before."""
+    again = 0
+    with MessageLog(path) as log:
+        group = log.group("packing", "orders", lease=0.5)
+        while group.lag:
+            for order in group.get(20, timeout=0.1):
+                again += order.deliveries > 1
+                try:
+                    with log.batch() as batch:  # the effect and the ack: both or none
+                        batch.publish("packed", order.value)
+                        batch.ack(group, order)
+                except LeaseLostError:
+                    continue
+    print(again)
+    return 0
+
+
 def counter(path: str) -> int:
     """Increment for ever; print how many increments have returned."""
     with KeyValueStore(path) as store:
@@ -198,6 +247,48 @@ def seller(path: str, name: str) -> int:
             if number % 10 == 0:
                 revenue.catch_up()
     return 0
+
+
+def work_off_a_queue(path: Path) -> None:
+    """A job queue, and a worker that is killed with a job in its hands."""
+    say("A job queue: 300 jobs, two workers; one is killed with -9 while it has a job.")
+    with JobQueue(path) as queue:
+        ids = queue.put_many([b"%d" % number for number in range(300)])
+        workers = [start("worker", path, "") for _ in range(2)]
+        while len(queue) > 200 or len({job.worker for job in queue.jobs("leased")}) < 2:
+            time.sleep(0.001)
+        workers[0].kill()
+        done = last_words(workers[0])
+        left = [job for job in queue.jobs("leased") if job.worker.endswith(f":{workers[0].pid}")]
+        tell(f"the dead worker had finished {len(done)} jobs; in its hands: {len(left)}")
+        others = last_words(workers[1])
+        again = [id for id, attempt in others if attempt > 1]
+        tell(f"the other finished {len(others)}; of the dead one's, after its lease: {again}")
+        finished = sorted(id for id, _ in done + others)
+        unsaid = {job.id for job in left} - set(again)
+        check(not unsaid, "what it had in hand was delivered again")
+        check(len(set(finished)) == len(finished), "no job was acknowledged twice")
+        check(len(queue) == 0 and len(finished) >= len(ids) - 1, "no job was lost")
+        queue.check()
+
+
+def worker(path: str) -> int:
+    """Work off a queue; print each job and its attempt once its ack has returned."""
+    with JobQueue(path, lease=0.5) as queue:
+        while len(queue):
+            job = queue.get(timeout=0.1)
+            if job is not None:
+                time.sleep(0.002)
+                queue.ack(job)
+                print(job.id, job.attempt, flush=True)
+    return 0
+
+
+def last_words(process: subprocess.Popen[str]) -> list[tuple[int, int]]:
+    """The whole lines of two numbers that a process printed until its end."""
+    text = process.communicate(timeout=60)[0]
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
 
 
 def writer(path: str, name: str) -> int:

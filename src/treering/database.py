@@ -14,19 +14,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from treering import FsyncPolicy, UsageError, VersionError
+from treering import DiskFullError, FsyncPolicy, UsageError, VersionError
 from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Transaction
 from treering.stores.events import EventStore
+from treering.stores.jobs import JobQueue
 from treering.stores.kv import KeyValueStore
+from treering.stores.messages import MessageLog
 
 T = TypeVar("T")
 Clock = Callable[[], int]
 
 # The class of each kind of store, which says how its part of the state begins (`new_state`).
-_KINDS: dict[str, type[Any]] = {"key-value": KeyValueStore, "events": EventStore}
+_KINDS: dict[str, type[Any]] = {
+    "key-value": KeyValueStore,
+    "events": EventStore,
+    "messages": MessageLog,
+    "jobs": JobQueue,
+}
 
 _NAME_BYTES_MAX = 1024
 
@@ -60,9 +68,7 @@ class Database:
         }
         self._opened["read_only"] = read_only
         new = partial(Shared, partial(_new_state, clock))
-        fold: Fold[Shared] = Fold(
-            path, new, fsync_policy=fsync_policy, read_only=read_only, **options
-        )
+        fold = _RetainingFold(path, new, fsync_policy=fsync_policy, read_only=read_only, **options)
         self._host = Host(fold)
         self._fold = fold
         self._stores: dict[str, Any] = {}
@@ -76,6 +82,14 @@ class Database:
     def events(self, name: str, **options: Any) -> EventStore:
         """The event store of that name; `codec` as of `EventStore`."""
         return cast(EventStore, self._store(name, "events", **options))
+
+    def messages(self, name: str) -> MessageLog:
+        """The message log of that name."""
+        return cast(MessageLog, self._store(name, "messages"))
+
+    def queue(self, name: str, **terms: Any) -> JobQueue:
+        """The job queue of that name; `terms` (`lease`, `attempts_max` …) as of `JobQueue`."""
+        return cast(JobQueue, self._store(name, "jobs", **terms))
 
     def stores(self) -> dict[str, str]:
         """The names of all stores, and of which kind each is."""
@@ -187,6 +201,20 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<treering.Database {self.name!r}{' closed' if self.closed else ''}>"
+
+
+class _RetainingFold(Fold[Shared]):
+    """Before each checkpoint, also those of the background, what message logs need not keep
+    goes."""
+
+    def checkpoint(self) -> int:
+        """As `Fold.checkpoint`."""
+        host = Host(self)
+        for kind, stream in list(self.state().names.values()):
+            if kind == "messages":
+                with suppress(DiskFullError):  # the checkpoint itself may make room
+                    MessageLog.on(Part(host, stream)).apply_retention()
+        return super().checkpoint()
 
 
 def _new_state(clock: Clock, kind: str) -> State:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+STORES = ROOT / "docs" / "stores"
 
 
 def blocks(document: str) -> str:
@@ -22,16 +23,14 @@ def blocks(document: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "docs/guide.md",
-        "docs/stores/event-store.md",
-        "docs/stores/fold.md",
-        "docs/stores/key-value.md",
-    ],
-)
+PAGES = [
+    "README.md",
+    "docs/guide.md",
+    *sorted(f"docs/stores/{p.name}" for p in STORES.glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_the_examples_run_as_written(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Not with this file's __future__ imports: as readers run it.

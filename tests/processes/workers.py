@@ -20,6 +20,8 @@ from tests.processes import (
     events_tasks,
     following,
     forks,
+    jobs_tasks,
+    messages_tasks,
     signals,
     steps,
     stores,
@@ -27,7 +29,10 @@ from tests.processes import (
     tasks,
 )
 
-TASKS = (tasks, calls, disks, following, forks, signals, steps, stores, events_tasks)
+TASKS = (
+    *(tasks, calls, disks, following, forks, signals, steps),
+    *(stores, events_tasks, messages_tasks, jobs_tasks),
+)
 
 
 def find(task: str):

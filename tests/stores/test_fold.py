@@ -554,3 +554,31 @@ def test_an_overlay_is_a_dict_over_another_one():
     assert below == {1: "a", 2: "b", 3: None}
     with pytest.raises(KeyError):
         del over[99]
+
+
+def test_a_half_written_snapshot_that_another_process_removes_is_written_again(tmp_path):
+    """Who recovers the log removes leftovers, and cannot tell the living ones' from the dead's."""
+    removed = []
+
+    class Swept(Totals):
+        def dump(self):
+            if len(removed) < 3:
+                removed.extend(tmp_path.glob("*.snap.*.tmp"))
+                removed[-1].unlink()
+            yield from super().dump()
+
+    with Fold(tmp_path, Swept, **OPTIONS) as fold:
+        add(fold, 10)
+        assert fold.checkpoint() == 10
+        assert (len(removed), fold.stats()["snapshots"]) == (3, [10])
+        assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_a_wait_is_for_what_the_caller_has_not_seen(tmp_path):
+    """Another thread's call may have caught up between the look and the wait."""
+    with Fold(tmp_path / "log", Totals, fsync_policy=FsyncPolicy.OS) as fold:
+        seen = fold.position
+        fold.append([(b"a", b"1")])
+        assert fold.position > seen
+        assert fold.wait(0, position=seen)
+        assert not fold.wait(0) and not fold.wait(0, position=fold.position)

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Generic
 
 from .._core.errors import DamageError, NotThereError, PrunedError, StorageError, UsageError
+from .._core.files import no_such_file
 from .._core.wal import Wal
 from ._state import S, difference, oldest_needed
 
 # The newest, and the one before it should that one be damaged.
 _KEPT_SNAPSHOTS = 2
 _TROUBLE_KEPT = 20
+# How often a snapshot is begun anew because another process removed it half written.
+_TRIES = 10
 
 # What a damaged device or a meddling hand makes of a file: as good as damaged bytes.
 _UNREADABLE = frozenset({errno.EIO, errno.EISDIR, errno.ENXIO, errno.ELOOP})
@@ -102,12 +105,23 @@ class Archive(Generic[S]):
         self._refuse_foreign(state.label)
         self._wal.sync()  # a snapshot must not know more than the log
         if not self._proven(position):
-            snapshots.write(position, state.label, state.dump(), rewinds)
+            self._write_one(state, position, rewinds)
             if not self._proven(position):
                 self._refuse_unless_newer(position)
                 return
         snapshots.sync()  # another process may have named the one before a moment ago
         self._remove_older(position, oldest_needed(state, position))
+
+    def _write_one(self, state: S, position: int, rewinds: int) -> None:
+        """A process that recovers the log removes what a dead one left half written; if that was
+        ours, we write it again."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._wal.snapshots.write(position, state.label, state.dump(), rewinds)
+                return
+            except StorageError as error:
+                if not no_such_file(error) or not tries_left:
+                    raise
 
     def check(self, state: S, position: int) -> None:
         """Each whole snapshot, or nothing, and the log after it up to `position` give `state`."""

@@ -158,13 +158,13 @@ class Fold(Generic[S]):
             raise error
         return position
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, *, position: int | None = None) -> bool:
         """Block until the log has records that the state has not, whoever appends them, or for
-        `timeout` seconds (None: for ever); whether it has. Next to no CPU is used meanwhile.
-
-        Raises ClosedError within 0.25 s after `close` was called, FailedError, ForkedError.
-        """
-        return wait_for_news(self.wal, self.position, self._rewinds, timeout)
+        `timeout` seconds (None: for ever); whether it has. With `position`, what the caller has
+        seen: other threads may have caught up since. Next to no CPU is used.
+        Raises ClosedError within 0.25 s after `close` was called, FailedError, ForkedError."""
+        position = self.position if position is None else position
+        return wait_for_news(self.wal, position, self._rewinds, timeout)
 
     # --- Commands ---------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Follower(Protocol[S]):
     def position_at(self, time: Any) -> int:
         """Where the log stood at a time."""
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, *, position: int | None = None) -> bool:
         """Sleep until there is something new."""
 
     def catch_up(self) -> None:

@@ -169,10 +169,10 @@ class Part(Generic[S]):
         """As the fold's."""
         return self._fold.position_at(time)
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, *, position: int | None = None) -> bool:
         """As the fold's: records of the other stores wake it, too."""
         self._host.refuse_within("wait for others")
-        return self._fold.wait(timeout)
+        return self._fold.wait(timeout, position=position)
 
     def catch_up(self) -> None:
         """As the fold's; a transaction's state stands still."""

@@ -1,0 +1,151 @@
+"""A handle on a queue: what every store's handle has, and who holds which job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from treering import NotThereError, ReadOnlyError, UsageError
+from treering.fold import Fold, Follower
+
+from .agenda import Entry, Job
+from .reading import Readable, View
+from .state import State
+from .terms import Terms
+
+
+class LeaseLostError(NotThereError):
+    """The job is not yours any more: it was given to another worker after your lease was over, or
+    is done, dead, cancelled or purged. Nothing was changed; drop what you have of it."""
+
+
+class DuplicateJobError(UsageError):
+    """A job with that deduplication key is there already."""
+
+
+class Handle(Readable):
+    """Opening and closing, the past, and care of the log."""
+
+    _terms: Terms
+
+    def _begin(self, fold: Follower[State], clock: Callable[[], int] | None) -> None:
+        self._fold = fold
+        self._clock = clock or time.time_ns
+        # The log is ours, so we may write to it without asking.
+        self._own = fold if isinstance(fold, Fold) else None
+
+    def _now_ns(self, state: State) -> int:
+        return max(self._clock(), state.newest_ns)
+
+    @contextmanager
+    def _looking(self) -> Iterator[tuple[State, int]]:
+        with self._fold.lock:
+            state = self._fold.state()
+            yield state, self._now_ns(state)
+
+    def at(self, position: int | None = None, time: Any = None) -> View:
+        """The queue as it was when the log ended at `position` (see `position`), or at a time
+        (seconds since 1970 or a datetime). Reads the log from the snapshot before it on.
+        PrunedError when a checkpoint has removed what that takes; PositionError beyond the end."""
+        if time is not None and position is None:
+            position, time = self._fold.position_at(time), None
+        return View(self._fold.at(position, time), position or 0)
+
+    @property
+    def position(self) -> int:
+        """How many records the log has seen: of this moment, for `at`."""
+        return self._fold.wal.current_position()
+
+    def checkpoint(self) -> int:
+        """Write a snapshot and drop the log that nobody needs any more, whatever jobs there are;
+        its position. Durable at return. See `treering.fold.Fold.checkpoint`."""
+        return self._fold.checkpoint()
+
+    def sync(self) -> None:
+        """Make everything durable; blocks for an fsync. Nothing to do for a read-only queue."""
+        with suppress(ReadOnlyError):
+            self._fold.wal.sync()
+
+    def check(self) -> None:
+        """Walk all invariants: the log's, the snapshots', that both give this state, and that keys
+        and agenda fit the jobs. DamageError at the first that does not hold. Reads everything."""
+        self._fold.check()
+        self.check_state()
+
+    def check_state(self) -> None:
+        """The part of `check` that looks at memory alone."""
+        with self._fold.lock:
+            self._fold.state().check()
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers for people and dashboards: the fold's, and `jobs`, which is `counts()`."""
+        return {**self._fold.stats(), "jobs": self.counts()}
+
+    @property
+    def name(self) -> str:
+        """The directory."""
+        return self._fold.wal.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fold.wal.closed
+
+    def close(self) -> None:
+        """Make everything durable and let go of the log; idempotent. Jobs that you have stay
+        leased: `release` them first, or they come back when their leases are over."""
+        self._fold.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<treering.stores.jobs.JobQueue {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def check_job(job: Any) -> None:
+    """UsageError for what is not a job with a lease."""
+    if not isinstance(job, Job) or not job.token:
+        raise UsageError("this takes a job that get() returned", hint="peek and jobs lease nothing")
+
+
+def token_of(state: State, job: Job) -> int:
+    """The token of the lease that the job has now; 0 for none."""
+    entry = state.jobs.get(job.id)
+    return 0 if entry is None else entry.token
+
+
+def check_held(state: State, job: Job) -> Entry:
+    """The job's entry; LeaseLostError if its lease is not that of `job` any more."""
+    if token_of(state, job) != job.token:
+        raise lost(job, state)
+    return state.jobs[job.id]
+
+
+def lost(job: Job, state: State | None) -> LeaseLostError:
+    """The error that says what became of it."""
+    entry = state.jobs.get(job.id) if state is not None else None
+    if state is None:
+        became = "done, removed, or another worker's"
+    elif entry is None:
+        became = "a dead letter" if job.id in state.dead else "done, cancelled or purged"
+    elif entry.token:
+        became = f"leased to {entry.worker.decode(errors='replace')}"
+    else:
+        became = "waiting again"
+    return LeaseLostError(
+        f"job {job.id} is not yours any more: it is {became}",
+        position=job.token,
+        hint="Drop it. Extend leases in time, or ask for longer ones",
+    )
