@@ -23,19 +23,19 @@ class Program:
     that is known to be durable, the newest last. Each kind of store has a subclass."""
 
     start: object = None
+    # Of the newest states, how many a call that fails may leave.
+    left = 2
 
     def __init__(self, files, rng, policy):
         self.files, self.rng, self.policy = files, rng, policy
         self.states = [self.start]
         self.store = None
 
-    @staticmethod
-    def opened(files, policy=FsyncPolicy.OS):
+    def opened(self, files, policy=FsyncPolicy.OS):
         """The store on these files."""
         raise NotImplementedError
 
-    @staticmethod
-    def seen(store):
+    def seen(self, store):
         """All that the store shows, in a form that compares."""
         raise NotImplementedError
 
@@ -43,8 +43,7 @@ class Program:
         """One call: what it will show is `begin`ned first; whether it is durable at return."""
         raise NotImplementedError
 
-    @classmethod
-    def go_on(cls, store):
+    def go_on(self, store):
         """Something that a program does after a restart."""
         raise NotImplementedError
 
@@ -66,8 +65,7 @@ class Program:
         """Leave the store as a killed process does."""
         abandon(self.store._fold.wal)
 
-    @classmethod
-    def look_closer(cls, store, found):
+    def look_closer(self, store, found):
         """What else has to hold of a store that shows `found`."""
 
     def run(self, steps):
@@ -84,20 +82,19 @@ class Program:
         self.durable()
         self.open()
 
-    @classmethod
-    def after(cls, image):
+    def after(self, image):
         """What a restart shows, and shows again after one more checkpoint."""
-        with cls.opened(image) as store:
-            found = cls.seen(store)
-            cls.look_closer(store, found)
+        with self.opened(image) as store:
+            found = self.seen(store)
+            self.look_closer(store, found)
             trouble = store.stats()["trouble"]
             store.check()
-            cls.go_on(store)
+            self.go_on(store)
             store.checkpoint()
-            later = cls.seen(store)
-        with cls.opened(image) as store:
-            assert cls.seen(store) == later
-            cls.look_closer(store, later)
+            later = self.seen(store)
+        with self.opened(image) as store:
+            assert self.seen(store) == later
+            self.look_closer(store, later)
             store.check()
         assert trouble == [], "an ordinary crash looks like damage"
         return found
@@ -124,7 +121,7 @@ def power_cuts(kind: type[Program], policy, count: int, steps: int = 18) -> Coun
         for number, (what, allowed, images) in enumerate(shots):
             for image in images:
                 counts["snapshots"] += any(".snap" in path for path in image.contents())
-                found = kind.after(image)
+                found = program.after(image)
                 where = f"run {counts['runs']}, moment {number}, {what}"
                 assert found in allowed, f"{where}: {found}, not one of {allowed}"
                 counts["images"] += 1
@@ -153,9 +150,11 @@ def failing_calls(kind: type[Program], number: int, step: int = 1, steps: int = 
         files.heal()
         if not fault.hits:
             break
-        found = kind.after(memory.crash())
+        found = program.after(memory.crash())
         # All that was written survives the process; the call that failed may have got through.
-        assert found in program.states[-2:], f"call {nth}: {found}, not {program.states[-2:]}"
+        assert found in program.states[-program.left :], (
+            f"call {nth}: {found}, not {program.states[-program.left :]}"
+        )
         counts["calls"] += 1
     print(f"\n{kind.__name__}, errno {number}: {dict(counts)}")
     assert counts["calls"] > 20
@@ -168,7 +167,10 @@ def _live_on(program: Program, error: TreeringError) -> None:
     if store is None or store.closed:
         return
     with contextlib.suppress(TreeringError):
-        assert program.seen(store) in program.states[-2:]
+        assert program.seen(store) in program.states[-program.left :]
         if not isinstance(error, FailedError):
-            assert store.stats()["trouble"] == [] or program.seen(store) in program.states[-2:]
+            assert (
+                store.stats()["trouble"] == []
+                or program.seen(store) in program.states[-program.left :]
+            )
     program.abandon()

@@ -16,6 +16,7 @@ from inspect import CO_GENERATOR
 import treering
 from tests.battery.interrupts import KINDS, in_a_del
 from tests.stores._crashing import Program
+from treering import FsyncPolicy
 from treering.testing import MemoryFiles
 
 PACKAGE = os.path.dirname(treering.__file__)
@@ -59,57 +60,58 @@ def broken_off(
     """Break off `call(store)` at one in `share` of its steps, on a store that `prepare` filled;
     the counts. `ready` is called on the open store before, on a handle of its own."""
     counts: Counter[str] = Counter()
-    length, before, after = _undisturbed(kind, prepare, call, ready)
+    program = kind(None, None, FsyncPolicy.OS)
+    length, before, after = _undisturbed(program, prepare, call, ready)
     for at in range(1 + len(call.__name__) % share, length + 1, share):
         files = MemoryFiles()
-        store = _filled(kind, files, prepare, ready)
+        store = _filled(program, files, prepare, ready)
         try:
             with Breaker(at, KINDS[at // share % 2]):
                 call(store)
         except KINDS:
             counts["broken off"] += 1
         if store.closed:
-            store = kind.opened(files)
-        found = kind.seen(store)
+            store = program.opened(files)
+        found = program.seen(store)
         assert found in (before, after), f"step {at}: {found}"
         counts["done" if found == after else "not done"] += 1
-        _use_in_another_thread(kind, store)
-        goes_on = kind.seen(store)
+        _use_in_another_thread(program, store)
+        goes_on = program.seen(store)
         store.check()
         assert store.stats()["trouble"] == []
-        with kind.opened(files.crash()) as again:
-            assert kind.seen(again) == goes_on, f"step {at}: the log has something else"
+        with program.opened(files.crash()) as again:
+            assert program.seen(again) == goes_on, f"step {at}: the log has something else"
         store.close()
     print(f"\n{kind.__name__}.{call.__name__}: {length} steps, {dict(counts)}")
     return counts
 
 
-def _filled(kind, files, prepare, ready):
-    store = kind.opened(files)
+def _filled(program, files, prepare, ready):
+    store = program.opened(files)
     prepare(store)
-    with kind.opened(files) as other:
+    with program.opened(files) as other:
         ready(other)
     return store
 
 
-def _undisturbed(kind, prepare, call, ready):
+def _undisturbed(program, prepare, call, ready):
     """How many bytecodes the call has, and what the store shows before and after it."""
     files = MemoryFiles()
-    store = _filled(kind, files, prepare, ready)
+    store = _filled(program, files, prepare, ready)
     with Breaker(None, KeyboardInterrupt) as breaker:
         call(store)
-    after = kind.seen(store)
+    after = program.seen(store)
     store.close()
-    with kind.opened(files := MemoryFiles()) as store:
+    with program.opened(files := MemoryFiles()) as store:
         prepare(store)
         ready(store)
-        before = kind.seen(store)
+        before = program.seen(store)
     return breaker.count, before, after
 
 
-def _use_in_another_thread(kind, store):
+def _use_in_another_thread(program, store):
     """No lock may have stayed with the thread that was interrupted."""
-    thread = threading.Thread(target=kind.go_on, args=(store,))
+    thread = threading.Thread(target=program.go_on, args=(store,))
     thread.start()
     thread.join(20)
     assert not thread.is_alive(), "a lock stayed behind"

@@ -19,6 +19,7 @@ from treering import (
 )
 from treering.fold import CommitConflictError
 from treering.stores.events import Event, WrongVersionError
+from treering.stores.jobs import LeaseLostError
 from treering.stores.kv import KeyValueStore
 from treering.testing import FaultyFiles, MemoryFiles
 
@@ -357,4 +358,98 @@ def test_events_in_a_transaction(files):
             raise ZeroDivisionError
         assert (store.version("s"), store.streams()) == (1, ["s"])
         assert store.append("s", Event("e", 2, id="two")).version == 1
+        db.check()
+
+
+def test_a_job_and_its_effect_are_one(files):
+    with opened(files) as db:
+        one, mail = db.kv("one"), db.queue("mail", lease=60, attempts_max=2)
+        assert db.queue("mail") is mail
+        with db.transaction():
+            id = mail.put(b"first")
+            one[b"order"] = b"paid"
+            with pytest.raises(UsageError, match="transaction"):
+                mail.get()
+        job = mail.get()
+        assert (job.id, job.body) == (id, b"first")
+        with pytest.raises(ZeroDivisionError), db.transaction():
+            mail.ack(job)
+            one[b"mailed"] = b"no"
+            assert len(mail) == 0
+            raise ZeroDivisionError
+        assert (len(mail), dict(one)) == (1, {b"order": b"paid"})
+        with db.transaction():
+            mail.ack(job)
+            with pytest.raises(LeaseLostError):
+                mail.ack(job)
+            one[b"mailed"] = job.body
+        assert (len(mail), one[b"mailed"]) == (0, b"first")
+        with db.transaction():
+            mail.put(b"a", key=b"k")
+            assert mail.put(b"b", key=b"k") == mail.put(b"c", key=b"k")
+        assert [job.body for job in mail.jobs()] == [b"a"]
+        job = mail.get()
+        with db.transaction():
+            assert mail.nack(job, 0, error="no")
+        job = mail.get()
+        assert (job.attempt, job.error) == (2, "no")
+        db.checkpoint()
+        db.check()
+    with opened(files) as db:
+        assert [job.body for job in db.queue("mail").jobs("leased")] == [b"a"]
+
+
+def test_a_waiting_worker_hears_of_a_transaction(files):
+    with opened(files) as db, opened(files) as other:
+        mail, got = db.queue("mail"), []
+        thread = threading.Thread(target=lambda: got.append(mail.get(timeout=30)))
+        thread.start()
+        theirs = other.queue("mail")
+        with other.transaction():
+            theirs.put(b"wake up")
+        thread.join(30)
+        assert [job.body for job in got] == [b"wake up"]
+
+
+def test_messages_and_their_effect_are_one(files):
+    with opened(files) as db:
+        one, log = db.kv("one"), db.messages("news")
+        for number in range(5):
+            log.publish("in", b"%d" % number)
+            one[b"between"] = b"%d" % number
+        consumer = log.consumer("c", "in")
+        group = log.group("g", "in", lease=60)
+        for message in consumer.poll(2):
+            with db.transaction():
+                one[message.value] = b"seen"
+                log.publish("out", message.value, b"key")
+                consumer.commit(message.position + 1)
+        taken = group.get(2)
+        with pytest.raises(ZeroDivisionError), db.transaction():
+            group.ack(*taken)
+            raise ZeroDivisionError
+        with db.transaction():
+            group.ack(*taken)
+            one[b"by the group"] = b"2"
+        assert [each.value for each in log.consume_from("out")] == [b"0", b"1"]
+        assert (consumer.lag, group.lag) == (3, 3)
+        db.check()
+    with opened(files) as db:
+        log = db.messages("news")
+        assert [each.value for each in log.consumer("c", "in").poll()] == [b"2", b"3", b"4"]
+        assert [each.value for each in log.group("g", "in").get(9)] == [b"2", b"3", b"4"]
+        assert db.kv("one")[b"1"] == b"seen"
+
+
+def test_retention_of_messages_lets_a_database_shrink(files):
+    with opened(files) as db:
+        log = db.messages("news")
+        log.set_retention("in", bytes=100)
+        for _ in range(3):
+            for number in range(100):
+                log.publish("in", b"%050d" % number)
+                db.kv("one")[b"%d" % number] = b"x"
+            db.checkpoint()
+        assert [int(each.value) for each in log.consume_from("in")] == [98, 99]
+        assert db.stats()["first_position"] > 300
         db.check()

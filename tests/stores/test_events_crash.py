@@ -30,16 +30,13 @@ class EventProgram(Program):
     projection = None
     views = 0  # how many images had a view that knew some events
 
-    @staticmethod
-    def opened(files, policy=FsyncPolicy.OS):
+    def opened(self, files, policy=FsyncPolicy.OS):
         return EventStore("/events", files=files, fsync_policy=policy, **OPTIONS)
 
-    @staticmethod
-    def seen(store):
+    def seen(self, store):
         return [(event.stream, event.data) for event in store.read_all()]
 
-    @classmethod
-    def go_on(cls, store):
+    def go_on(self, store):
         store.append("a", Event("after", 1))
 
     def open(self):
@@ -79,8 +76,7 @@ class EventProgram(Program):
             self.reopen()
         return False
 
-    @classmethod
-    def look_closer(cls, store, found):
+    def look_closer(self, store, found):
         with store.projection("tally", tally, **OPTIONS) as projection:
             view = dict(projection.view)
             count = view.get("n", 0)
@@ -92,7 +88,7 @@ class EventProgram(Program):
             projection.catch_up()
             assert projection.view.get("n", 0) == len(found), "not each event once"
             assert projection.view.get("sum", 0) == sum(data for _, data in found)
-        cls.views += count > 0
+        type(self).views += count > 0
 
 
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])

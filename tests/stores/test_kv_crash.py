@@ -19,12 +19,10 @@ class KeyValueProgram(Program):
     start: ClassVar = {}
     seen = staticmethod(dict)
 
-    @staticmethod
-    def opened(files, policy=FsyncPolicy.OS):
+    def opened(self, files, policy=FsyncPolicy.OS):
         return KeyValueStore("/kv", files=files, fsync_policy=policy, **OPTIONS)
 
-    @classmethod
-    def go_on(cls, store):
+    def go_on(self, store):
         store[b"after"] = b"the cut"
 
     def step(self, chance):
