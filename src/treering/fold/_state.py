@@ -47,8 +47,10 @@ def oldest_needed(state: State, position: int) -> int:
 
 def placed(records: Iterable[Record | Pair], position: int, now_ns: int) -> list[Record]:
     """These records as they will be read back, the first at `position`."""
-    found = (each if isinstance(each, Record) else Record(*each) for each in records)
-    return [record._placed(at, now_ns) for at, record in enumerate(found, position)]
+    return [
+        (each if isinstance(each, Record) else Record(*each))._placed(at, now_ns)
+        for at, each in enumerate(records, position)
+    ]
 
 
 def difference(one: State, other: State) -> bytes | None:
