@@ -17,6 +17,7 @@ import core
 import events
 import groups
 import jobs
+import long
 import messages
 import processes
 import queues
@@ -43,6 +44,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "events": events.event_store,
     "messages": messages.messages,
     "job-queue": jobs.job_queue,
+    "long": long.long,
 }
 
 # Roughly how many seconds each takes, for the progress bar.
@@ -65,6 +67,7 @@ WEIGHTS = {
     "events": 90.0,
     "messages": 60.0,
     "job-queue": 30.0,
+    "long": 120.0,
 }
 
 

@@ -19,6 +19,9 @@ from harness import KEY, VALUE
 
 import treering
 from treering import FsyncPolicy, Wal
+from treering.stores.events import EventStore
+from treering.stores.jobs import JobQueue
+from treering.stores.kv import KeyValueStore
 from treering.stores.messages import MessageLog
 
 
@@ -145,6 +148,25 @@ def _verify(path: str) -> None:
     treering.verify(path)
 
 
+def open_store(path: str, kind: str) -> None:
+    """Open a store, tell how long it took and how much memory it holds then."""
+    before, started = _resident(), time.perf_counter()
+    with KINDS[kind](path, fsync_policy=FsyncPolicy.OS, checkpoint_bytes=None):
+        tell(seconds=time.perf_counter() - started, memory=_resident() - before)
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as numbers:
+        return int(numbers.read().split()[1]) * resource.getpagesize()
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "key-value": KeyValueStore,
+    "jobs": JobQueue,
+    "messages": MessageLog,
+    "events": EventStore,
+}
+
 MEMORY: dict[str, Callable[[str], None]] = {
     "replay": _replay,
     "verify": _verify,
@@ -197,6 +219,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "follow_messages": follow_messages,
     "receive": receive,
     "memory": memory,
+    "open_store": open_store,
     "pure": pure,
 }
 

@@ -68,7 +68,9 @@ class Database:
         }
         self._opened["read_only"] = read_only
         new = partial(Shared, partial(_new_state, clock))
-        fold = _RetainingFold(path, new, fsync_policy=fsync_policy, read_only=read_only, **options)
+        fold = _RetainingFold(
+            path, new, own=True, fsync_policy=fsync_policy, read_only=read_only, **options
+        )
         self._host = Host(fold)
         self._fold = fold
         self._stores: dict[str, Any] = {}

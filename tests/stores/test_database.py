@@ -18,9 +18,10 @@ from treering import (
     VersionError,
 )
 from treering.fold import CommitConflictError
-from treering.stores.events import Event, WrongVersionError
-from treering.stores.jobs import LeaseLostError
+from treering.stores.events import Event, EventStore, WrongVersionError
+from treering.stores.jobs import JobQueue, LeaseLostError
 from treering.stores.kv import KeyValueStore
+from treering.stores.messages import MessageLog
 from treering.testing import FaultyFiles, MemoryFiles
 
 OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
@@ -285,9 +286,36 @@ def test_watching_one_store_shows_only_its_own_changes(files):
             ]
 
 
-def test_a_foreign_log_is_refused(files):
-    with KeyValueStore("/db", files=files, **OPTIONS) as store:
-        store[b"k"] = b"v"
+KINDS = {
+    "database": Database,
+    "key-value": KeyValueStore,
+    "events": EventStore,
+    "messages": MessageLog,
+    "jobs": JobQueue,
+}
+
+
+@pytest.mark.parametrize("mine", KINDS)
+@pytest.mark.parametrize("yours", KINDS)
+def test_a_store_of_one_kind_is_not_opened_as_another(files, mine, yours):
+    with KINDS[mine]("/db", files=files, **OPTIONS) as store:
+        position = store.position
+    if mine == yours:
+        KINDS[yours]("/db", files=files, **OPTIONS).close()
+        return
+    for options in ({}, {"read_only": True}):
+        with pytest.raises(UsageError) as caught:
+            KINDS[yours]("/db", files=files, **OPTIONS, **options)
+        assert caught.value.hint
+    with KINDS[mine]("/db", files=files, **OPTIONS) as store:
+        assert store.position == position
+        assert store.stats()["trouble"] == []
+        store.check()
+
+
+def test_a_plain_log_is_no_database(files):
+    with treering.Wal.open("/db", files=files, fsync_policy=FsyncPolicy.OS) as wal:
+        wal.put(b"k", b"v")
     with pytest.raises(DamageError) as caught:
         opened(files)
     assert caught.value.hint

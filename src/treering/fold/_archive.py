@@ -43,6 +43,17 @@ class Archive(Generic[S]):
         """Of all snapshots, the newest first."""
         return self._wal.snapshots.positions()
 
+    def claim(self, *, writable: bool) -> None:
+        """Refuse a log that is another kind of fold's, and mark a new one as ours: so that nobody
+        takes the records of one kind for those of another."""
+        label = self._new().label
+        self._refuse_foreign(label, "Open it with the store that made it, or choose another path")
+        if writable and self._wal.current_position() == 0 and not self.positions():
+            try:
+                self._wal.snapshots.write(0, label, [])
+            except StorageError:
+                pass  # a full disk, say: a mark is a help, no need
+
     def load(self, limit: int | None) -> tuple[S, int]:
         """A state and its position: the newest snapshot that is whole, not beyond the log's end
         nor `limit`, and that the log goes on from; else an empty state, at 0.
@@ -102,7 +113,7 @@ class Archive(Generic[S]):
         """Write the snapshot, read it again, then remove what neither it nor the one before it
         needs. Durable at return."""
         snapshots = self._wal.snapshots
-        self._refuse_foreign(state.label)
+        self._refuse_foreign(state.label, "Open with checkpoint_bytes=None, and make none here")
         self._wal.sync()  # a snapshot must not know more than the log
         if not self._proven(position):
             self._write_one(state, position, rewinds)
@@ -127,7 +138,7 @@ class Archive(Generic[S]):
         """Each whole snapshot, or nothing, and the log after it up to `position` give `state`."""
         first = self._wal.first_position  # a snapshot of before is a checkpoint's leftover
         starts = [found for found in self.positions() if first <= found <= position]
-        if first == 0:
+        if first == 0 and 0 not in starts:
             starts.append(0)
         for start in starts:
             again = self.load_one(start) if start else self._new()
@@ -161,7 +172,7 @@ class Archive(Generic[S]):
                 hint="Nothing was removed. Check the device",
             )
 
-    def _refuse_foreign(self, label: bytes) -> None:
+    def _refuse_foreign(self, label: bytes, hint: str) -> None:
         for position in self.positions()[:1]:
             try:
                 found = self._wal.snapshots.read(position).label
@@ -170,7 +181,8 @@ class Archive(Generic[S]):
             if found != label:
                 raise UsageError(
                     f"the log has snapshots of {found!r:.60}: only one kind of fold can make them",
-                    hint="Open with checkpoint_bytes=None and call no checkpoint here",
+                    path=self._wal.path,
+                    hint=hint,
                 )
 
     def _remove_older(self, position: int, needed: int) -> None:

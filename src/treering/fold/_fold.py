@@ -25,9 +25,9 @@ from .._core.options import FsyncPolicy
 from .._core.reader import Reader
 from .._core.wal import Wal
 from ._archive import Archive
+from ._log import position_at, wait_for_news
 from ._pace import Pace
 from ._state import Pair, S, placed
-from ._waiting import wait_for_news
 
 # Over so many records that we appended ourselves, finding the place anew is quicker than reading.
 _SKIP_RECORDS_MAX = 100_000
@@ -46,9 +46,10 @@ class Fold(Generic[S]):
     Opening blocks until the newest snapshot is loaded and the log after it is read.
 
     `wal` is the log. A fold that makes checkpoints has the log for itself: other kinds of folds may
-    follow it, but not make any. `current` is the state as it was when the fold last caught up,
-    `position` how far that is, `lock` held while the state changes, `trouble` what went wrong with
-    snapshots, in words.
+    follow it, but not make any. With `own` a new log is marked as this kind's (an empty snapshot at
+    0), and one of another kind is refused. `current` is the state as it was when the fold last
+    caught up, `position` how far that is, `lock` held while the state changes, `trouble` what went
+    wrong with snapshots, in words.
 
     Raises UsageError, DamageError (no snapshot is whole, and the log does not reach back far
     enough), VersionError, and what `Wal.open` raises.
@@ -65,6 +66,7 @@ class Fold(Generic[S]):
         checkpoint_bytes: int | None = 64 << 20,
         checkpoint_records: int | None = None,
         checkpoint_seconds: float | None = None,
+        own: bool = False,
         **options: Any,
     ) -> None:
         for name in options:
@@ -89,6 +91,8 @@ class Fold(Generic[S]):
         self.position: int
         self._make_locks()
         try:
+            if own:
+                self._archive.claim(writable=not options.get("read_only"))
             self._reload()
             self._counted_from = self.position
             self.catch_up()
@@ -146,17 +150,7 @@ class Fold(Generic[S]):
     def position_at(self, time: Any) -> int:
         """The position of the first record with that time or a later one, or the log's end.
         PrunedError if records that old were removed: nobody knows which was the first."""
-        with self.wal.read_from(time=time) as reader:
-            position = reader.position
-        if position == self.wal.first_position > 0:
-            error = PrunedError(
-                "a checkpoint removed the records of that time",
-                position=position,
-                hint=f"The oldest is of {self.wal.read(position).timestamp}",
-            )
-            error.oldest = position
-            raise error
-        return position
+        return position_at(self.wal, time)
 
     def wait(self, timeout: float | None = None, *, position: int | None = None) -> bool:
         """Block until the log has records that the state has not, whoever appends them, or for

@@ -199,7 +199,7 @@ class Projection:
         self.name = name
         # What power loss takes from a view is made again from the events: there is no hurry.
         defaults = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": _SEGMENT_BYTES}
-        self._fold: Fold[ViewState] = Fold(path, ViewState, **{**defaults, **options})
+        self._fold: Fold[ViewState] = Fold(path, ViewState, own=True, **{**defaults, **options})
         self._stopped = False
 
     @property

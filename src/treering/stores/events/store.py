@@ -65,6 +65,7 @@ class EventStore(WithSnapshots):
         fold = Fold(
             path,
             State,
+            own=True,
             fsync_policy=fsync_policy,
             exclusive=exclusive,
             read_only=read_only,

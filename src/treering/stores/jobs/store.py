@@ -59,6 +59,7 @@ class JobQueue(Care, Loops):
         fold = Fold(
             path,
             State,
+            own=True,
             fsync_policy=fsync_policy,
             exclusive=exclusive,
             read_only=read_only,

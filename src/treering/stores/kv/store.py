@@ -50,6 +50,7 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
         fold = Fold(
             path,
             partial(State, clock),
+            own=True,
             fsync_policy=fsync_policy,
             exclusive=exclusive,
             read_only=read_only,

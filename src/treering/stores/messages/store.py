@@ -55,6 +55,7 @@ class MessageLog(Publishing):
         fold = RetainingFold(
             path,
             partial(State, options.get("clock") or time.time_ns),
+            own=True,
             fsync_policy=fsync_policy,
             exclusive=exclusive,
             read_only=read_only,

@@ -1,10 +1,12 @@
-"""Sleeping until a log changes."""
+"""What a fold asks of its log, besides reading it."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from .._core.arguments import check_seconds
+from .._core.errors import PrunedError
 from .._core.source import WAIT_SLICE_SECONDS
 from .._core.wal import Wal
 
@@ -21,3 +23,19 @@ def wait_for_news(wal: Wal, position: int, rewinds: int, timeout: float | None) 
             return False
         # In slices, so that `close` in another thread is noticed.
         wal._any().source.wait(position, False, min(left, WAIT_SLICE_SECONDS))
+
+
+def position_at(wal: Wal, time: Any) -> int:
+    """The position of the first record with that time or a later one, or the log's end.
+    PrunedError if records that old were removed."""
+    with wal.read_from(time=time) as reader:
+        position = reader.position
+    if position == wal.first_position > 0:
+        error = PrunedError(
+            "a checkpoint removed the records of that time",
+            position=position,
+            hint=f"The oldest is of {wal.read(position).timestamp}",
+        )
+        error.oldest = position
+        raise error
+    return position
