@@ -133,7 +133,7 @@ def test_a_window_that_nobody_keeps(tmp_path, monkeypatch):
 def test_a_batch_in_frames_of_one_record(monkeypatch):
     append = writer.Writer.append
 
-    def one_by_one(self, items, durable):
+    def one_by_one(self, items, durable, at=None):
         return min([append(self, (item,), durable) for item in items])
 
     monkeypatch.setattr(writer.Writer, "append", one_by_one)

@@ -24,7 +24,7 @@ def _stop() -> None:
 
 def hold_append_lock(log, **options):
     """Stop in the middle of an append, the lock in hand; finish it when continued."""
-    wal = opened(log, **options)
+    wal = opened(log, clock=time.time_ns, **options)  # with a clock: in Python in both twins
     writer = wal._engine.writer
     store = writer._segment.store
 
@@ -34,7 +34,7 @@ def hold_append_lock(log, **options):
         store(frame, offset)
 
     writer._segment.store = stop_half_way
-    wal.put(*make(0, 0), headers={"written": b"in Python by both twins"})
+    wal.put(*make(0, 0))
     wal.close()
 
 

@@ -22,7 +22,7 @@ import pytest
 import treering
 from tests.processes.nursery import Nursery
 from tests.processes.records import Words, make, make_batch
-from treering import FsyncPolicy, RewoundError, Wal
+from treering import FsyncPolicy, Record, RewoundError, Wal
 
 PACKAGE = str(Path(treering.__file__).parent)
 SEGMENT_BYTES = 4096
@@ -96,8 +96,9 @@ def put_durable(wal, writer):
     wal.put(*make(writer, 0), durable=True)
 
 
-def put_with_headers(wal, writer):
-    wal.put(*make(writer, 0), headers={"kind": b"test"})
+def put_thoroughly(wal, writer):
+    """As is done when a segment is full, and in pure Python."""
+    wal._engine.writer.append((Record.put(*make(writer, 0)),), False)
 
 
 def append_batch(wal, writer):
@@ -145,7 +146,7 @@ CALLS = {
     for call in (
         put,
         put_durable,
-        put_with_headers,
+        put_thoroughly,
         append_batch,
         roll,
         sync,
@@ -161,7 +162,7 @@ CALLS = {
 APPENDED = {
     "put": [make(0, 0)],
     "put_durable": [make(0, 0)],
-    "put_with_headers": [make(0, 0)],
+    "put_thoroughly": [make(0, 0)],
     "append_batch": make_batch(0, 0, 5),
     "roll": [make(0, 0, length=SEGMENT_BYTES - 200)],
     "sync": [make(0, 0)],
