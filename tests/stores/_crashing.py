@@ -108,14 +108,14 @@ def _is_checkpoint(path: str) -> bool:
 def power_cuts(kind: type[Program], policy, count: int, steps: int = 18) -> Counter[str]:
     """Cut the power after every operation of random programs, `count` images in all; the counts."""
     counts: Counter[str] = Counter()
-    while counts["images"] < count:
+    while counts["images"] < count or counts["runs"] < 2:
         files = PowerCutFiles()
         program = kind(files, random.Random(f"{kind.__name__} {policy} {counts['runs']}"), policy)
         shots = []
 
         def look(name, path, shots=shots, program=program, files=files):
             if name not in QUIET:
-                images = files.images(3, len(shots), lost="random")
+                images = files.images(2, len(shots), lost="random")
                 shots.append((f"{name} {path}", list(program.states), images))
 
         files.on_operation = look

@@ -88,7 +88,7 @@ class Transfers(Program):
 
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
-    record_property("counts", dict(power_cuts(Transfers, policy, cases(500), steps=14)))
+    record_property("counts", dict(power_cuts(Transfers, policy, cases(250), steps=14)))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])

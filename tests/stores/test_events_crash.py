@@ -94,10 +94,10 @@ class EventProgram(Program):
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
     before = EventProgram.views
-    record_property("counts", dict(power_cuts(EventProgram, policy, cases(500), steps=16)))
+    record_property("counts", dict(power_cuts(EventProgram, policy, cases(200), steps=16)))
     assert EventProgram.views > before
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_every_call_of_the_disk_fails_once(number):
-    failing_calls(EventProgram, number, step=2 if cases(10) >= 10 else 9)
+    failing_calls(EventProgram, number, step=4 if cases(10) >= 10 else 9)

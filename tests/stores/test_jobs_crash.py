@@ -136,9 +136,9 @@ class JobProgram(Program):
 
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
-    record_property("counts", dict(power_cuts(JobProgram, policy, cases(900), steps=25)))
+    record_property("counts", dict(power_cuts(JobProgram, policy, cases(400), steps=25)))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_every_call_of_the_disk_fails_once(number):
-    failing_calls(JobProgram, number, step=1 if cases(10) >= 10 else 5, steps=60)
+    failing_calls(JobProgram, number, step=2 if cases(10) >= 10 else 5, steps=60)

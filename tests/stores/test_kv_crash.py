@@ -62,9 +62,9 @@ class KeyValueProgram(Program):
 
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
-    record_property("counts", dict(power_cuts(KeyValueProgram, policy, cases(900))))
+    record_property("counts", dict(power_cuts(KeyValueProgram, policy, cases(400))))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_every_call_of_the_disk_fails_once(number):
-    failing_calls(KeyValueProgram, number, step=1 if cases(10) >= 10 else 5)
+    failing_calls(KeyValueProgram, number, step=2 if cases(10) >= 10 else 5)

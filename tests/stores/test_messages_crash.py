@@ -133,10 +133,10 @@ def retained(values):
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
     COUNTS.clear()
-    record_property("counts", dict(power_cuts(MessageProgram, policy, cases(500), steps=20)))
+    record_property("counts", dict(power_cuts(MessageProgram, policy, cases(250), steps=20)))
     assert COUNTS["commits"] and COUNTS["acks"]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_every_call_of_the_disk_fails_once(number):
-    failing_calls(MessageProgram, number, step=1 if cases(10) >= 10 else 5, steps=40)
+    failing_calls(MessageProgram, number, step=2 if cases(10) >= 10 else 5, steps=40)
