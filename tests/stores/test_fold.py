@@ -15,6 +15,7 @@ from treering import (
     ClosedError,
     DamageError,
     FsyncPolicy,
+    Label,
     PositionError,
     PrunedError,
     Record,
@@ -24,6 +25,7 @@ from treering import (
     VersionError,
     Wal,
     repair,
+    verify,
 )
 from treering.fold import Fold, Overlay
 from treering.testing import MemoryFiles
@@ -582,3 +584,26 @@ def test_a_wait_is_for_what_the_caller_has_not_seen(tmp_path):
         assert fold.position > seen
         assert fold.wait(0, position=seen)
         assert not fold.wait(0) and not fold.wait(0, position=fold.position)
+
+
+def test_verify_reads_the_snapshots_too(tmp_path):
+    with Fold(tmp_path, Totals, **OPTIONS) as fold:
+        add(fold, 50)
+        fold.checkpoint()
+        add(fold, 50)
+        fold.checkpoint()
+    report = verify(tmp_path)
+    assert report.ok
+    labels = [finding.label for finding in report.findings if finding.path.endswith(".snap")]
+    assert labels == [Label.SNAPSHOT, Label.SNAPSHOT]
+    newest = sorted(tmp_path.glob("*.snap"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[-20] ^= 1
+    newest.write_bytes(data)
+    report = verify(tmp_path)
+    assert [(f.label, f.path) for f in report.damage] == [(Label.DAMAGED_SNAPSHOT, str(newest))]
+    assert report.damage[0].detail
+    with Fold(tmp_path, Totals, **OPTIONS) as fold:  # the one before takes its place
+        assert fold.stats()["trouble"]
+        fold.checkpoint()
+    assert verify(tmp_path).ok

@@ -35,6 +35,8 @@ class Label(enum.Enum):
     # What only `verify` can tell, because it reads everything:
     UNREADABLE = "damage: the device cannot read these bytes"
     DAMAGED_FOOTER = "damage: the segment's footer says something else than its records"
+    SNAPSHOT = "what the records before its position came to: whole"
+    DAMAGED_SNAPSHOT = "damage: not whole: an older snapshot, or the log, has to take its place"
     DAMAGED_PINS = "damage: the file of pins does not match its checksum, so truncation refuses"
 
     @property

@@ -63,8 +63,7 @@ class Snapshots:
 
     def positions(self) -> list[int]:
         """Of all snapshots, the newest first. One directory listing."""
-        found = map(_NAME.fullmatch, self._directory.names())
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        return snapshot_positions(self._directory)
 
     def write(
         self, position: int, label: bytes, records: Iterable[Record], rewinds: int = 0
@@ -78,7 +77,7 @@ class Snapshots:
         """
         if self._publish is None:
             raise ReadOnlyError("the log was opened with read_only=True", hint="Open it without")
-        name = _name_of(position)
+        name = snapshot_name(position)
         header = fmt.SegmentHeader(self._log_id, position, SNAPSHOT_EPOCH, 8, self._config.now_ns())
         temporary, file = self._new_file(name)
         try:
@@ -122,19 +121,11 @@ class Snapshots:
     def read(self, position: int) -> Snapshot:
         """Open the snapshot of that position. NotThereError if there is none; DamageError, also
         from the records, if it is not whole. Memory stays flat."""
-        try:
-            file = self._directory.open(_name_of(position))
-        except StorageError as error:
-            if no_such_file(error):
-                raise NotThereError("there is no such snapshot", position=position) from error
-            raise
-        records = _Reading(file, position, self._log_id).records()
-        label = next(records)
-        return Snapshot(position, bytes(label.value), records)
+        return read_snapshot(self._directory, position, self._log_id)
 
     def remove(self, position: int) -> None:
         """Remove one, if it is there."""
-        self._directory.remove(_name_of(position))
+        self._directory.remove(snapshot_name(position))
 
     def remove_from(self, position: int) -> None:
         """Remove those that know records from `position` on; durable at return."""
@@ -145,12 +136,32 @@ class Snapshots:
             self._directory.sync()
 
 
+def snapshot_positions(directory: Directory) -> list[int]:
+    """Of all snapshots beside a log, the newest first."""
+    found = map(_NAME.fullmatch, directory.names())
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def read_snapshot(directory: Directory, position: int, log_id: bytes) -> Snapshot:
+    """See Snapshots.read."""
+    try:
+        file = directory.open(snapshot_name(position))
+    except StorageError as error:
+        if no_such_file(error):
+            raise NotThereError("there is no such snapshot", position=position) from error
+        raise
+    records = _Reading(file, position, log_id).records()
+    label = next(records)
+    return Snapshot(position, bytes(label.value), records)
+
+
 def is_name(name: str) -> bool:
     """Whether a file of that name is a snapshot."""
     return _NAME.fullmatch(name) is not None
 
 
-def _name_of(position: int) -> str:
+def snapshot_name(position: int) -> str:
+    """Of the file of that position."""
     return f"{position:020d}.snap"
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import format as fmt
 from . import manifest as manifests
 from . import recovery, retention
 from . import segment as segments
 from .content import Content, Meter
-from .errors import DamageError, StorageError
+from .errors import DamageError, NotThereError, StorageError, VersionError
 from .examine import examine
 from .files import Directory, SystemFiles, no_such_file
 from .judge import Picture, Verdict, judge
 from .labels import Finding, Label
+from .snapshots import read_snapshot, snapshot_name, snapshot_positions
 
 # A log that changes while it is read is looked at again; real damage stays where it is.
 _LOOKS_MAX = 10
@@ -35,6 +36,7 @@ _CALM = frozenset(
         Label.TAIL_SEALED,
         Label.TAIL_SHORT,
         Label.TEMPORARY,
+        Label.SNAPSHOT,
     }
 )
 
@@ -104,8 +106,9 @@ def verify(
     """Read the log in the directory `path` from end to end, and list every problem.
 
     Checks every frame's checksum and records, footers and their indexes against the frames,
-    headers, the chain of positions, both copies in the manifest, and the pins. Writes nothing;
-    memory stays flat. `progress` is called with the bytes done and the bytes there are.
+    headers, the chain of positions, both copies in the manifest, the pins, and the snapshots that
+    stores keep beside the log. Writes nothing; memory stays flat. `progress` is called with the
+    bytes done and the bytes there are.
 
     Raises LogNotFoundError and StorageError; damage is not raised but reported.
     """
@@ -116,7 +119,7 @@ def verify(
     return VerifyReport(
         directory.path,
         verdict.manifest.log_id,
-        verdict.findings,
+        (*verdict.findings, *_snapshots(directory, verdict)),
         verdict.first_position,
         verdict.intact_end,
         verdict.end,
@@ -125,6 +128,25 @@ def verify(
         sum(content.end_offset for content in found.contents.values()),
         time.monotonic() - started,
     )
+
+
+def _snapshots(directory: Directory, verdict: Verdict) -> Iterator[Finding]:
+    """A line for each snapshot that may be loaded; others are a checkpoint's leftovers."""
+    for position in reversed(snapshot_positions(directory)):
+        if position < verdict.first_position:
+            continue
+        path = os.path.join(directory.path, snapshot_name(position))
+        label, detail = Label.SNAPSHOT, ""
+        try:
+            for _ in read_snapshot(directory, position, verdict.manifest.log_id).records:
+                pass
+        except NotThereError:
+            continue  # a checkpoint removed it meanwhile
+        except VersionError as error:
+            label, detail = Label.NEWER, error.message
+        except (DamageError, StorageError) as error:
+            label, detail = Label.DAMAGED_SNAPSHOT, error.message
+        yield Finding(label, path, positions=(0, position), detail=detail)
 
 
 def examine_log(
