@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -37,6 +38,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 _NAME_BYTES_MAX = 1024
+_BESIDE = ("lock_timeout_seconds", "map_tail", "process_lock")
 
 
 class Database:
@@ -67,6 +69,8 @@ class Database:
             name: options[name] for name in ("clock", "files") if name in options
         }
         self._opened["read_only"] = read_only
+        # And what the logs of projections have in common with it.
+        self._beside = {name: options[name] for name in _BESIDE if name in options}
         new = partial(Shared, partial(_new_state, clock))
         fold = _RetainingFold(
             path, new, own=True, fsync_policy=fsync_policy, read_only=read_only, **options
@@ -74,6 +78,7 @@ class Database:
         self._host = Host(fold)
         self._fold = fold
         self._stores: dict[str, Any] = {}
+        self._with_projections: weakref.WeakSet[EventStore] = weakref.WeakSet()
 
     # --- Stores ---
 
@@ -98,7 +103,7 @@ class Database:
         return {name: kind for name, (kind, _) in self._host.state().names.items()}
 
     def _store(self, name: str, kind: str, **options: Any) -> Any:
-        if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME_BYTES_MAX:
+        if not _is_name(name):
             raise UsageError(
                 f"a store's name is text of 1 to {_NAME_BYTES_MAX} bytes: {name!r:.60}"
             )
@@ -110,8 +115,11 @@ class Database:
         store = self._stores.get(name)
         if store is None or options:
             part: Part[Any] = Part(self._host, found[1])
-            store = _KINDS[kind].on(part, **self._opened, **options)
+            beside = self._beside if kind == "events" else {}
+            store = _KINDS[kind].on(part, **self._opened, **beside, **options)
             self._stores[name] = store
+            if isinstance(store, EventStore):
+                self._with_projections.add(store)
         return store
 
     def _make(self, name: str, kind: str) -> tuple[str, int]:
@@ -127,10 +135,11 @@ class Database:
         one atomic frame at its end, or nothing if the block raises.
 
         The block sees the stores as they were at its beginning, with its own changes; other threads
-        of this process wait with their writes until it ends, so let it be short, and do not `await`
-        in it. If another process wrote meanwhile, nothing is appended and CommitConflictError is
-        raised at the end: see `run`. Durable at its end under ALWAYS or with durable=True. What
-        reads the log rather than the state (`watch`, followers) shows what was there before.
+        of this process wait with their writes, and with many queries, until it ends: let it be
+        short, and do not `await` in it. If another process wrote meanwhile, nothing is appended and
+        CommitConflictError is raised at the end: see `run`. Durable at its end under ALWAYS, with
+        durable=True, or if one of its calls asks for it. What reads the log rather than the state
+        (`watch`, followers, `read_all`) shows nothing of what the block adds.
 
         Raises at its end what an append raises (nothing was changed); UsageError in another one.
         """
@@ -138,7 +147,8 @@ class Database:
 
     def run(self, work: Callable[[], T], *, durable: bool | None = None) -> T:
         """Call `work()` in a transaction, again and again until no other process came in between;
-        what it returned. What it raises ends it, and nothing is appended."""
+        what it returned. What it raises ends it, and nothing is appended. What it does to anything
+        but the stores, and the consumers of message logs, is done each time."""
         while True:
             transaction = self.transaction(durable=durable)
             try:
@@ -192,8 +202,13 @@ class Database:
         return self._fold.wal.closed
 
     def close(self) -> None:
-        """Make everything durable and let go of the log, for all stores; idempotent."""
-        self._fold.close()
+        """Make everything durable and let go of the log, for all stores, and of the projections of
+        event stores; idempotent. UsageError in a transaction."""
+        self._host.refuse_within("close the database")
+        with ExitStack() as last:
+            last.callback(self._fold.close)
+            for store in list(self._with_projections):
+                last.callback(store.close)
 
     def __enter__(self) -> Database:
         return self
@@ -217,6 +232,13 @@ class _RetainingFold(Fold[Shared]):
                 with suppress(DiskFullError):  # the checkpoint itself may make room
                     MessageLog.on(Part(host, stream)).apply_retention()
         return super().checkpoint()
+
+
+def _is_name(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and 0 < len(name.encode()) <= _NAME_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
 
 
 def _new_state(clock: Clock, kind: str) -> State:

@@ -32,7 +32,7 @@ checkpoint writes a snapshot and truncates the log, so that opening stays quick,
 from __future__ import annotations
 
 from ._fold import Fold
-from ._follower import Follower
+from ._follower import Follower, end_of
 from ._overlay import Overlay
 from ._shared import CommitConflictError, Host, Part, Shared, Transaction
 from ._state import Index, Pair, State
@@ -49,4 +49,5 @@ __all__ = [
     "Shared",
     "State",
     "Transaction",
+    "end_of",
 ]

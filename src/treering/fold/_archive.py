@@ -60,24 +60,38 @@ class Archive(Generic[S]):
 
         DamageError, or PrunedError with a limit, if the log does not reach back to any of these.
         """
-        most = self._wal.current_position()
-        if limit is not None:
-            most = min(most, limit)
-        for position in self.positions():
-            if not self._wal.first_position <= position <= most:
-                continue
-            try:
-                return self.load_one(position), position
-            except (DamageError, NotThereError) as error:
+        looked_at: list[int] | None = None
+        while True:
+            most = self._wal.current_position()
+            if limit is not None:
+                most = min(most, limit)
+            positions = self.positions()
+            for position in positions:
+                if not self._wal.first_position <= position <= most:
+                    continue
+                state = self._load_if_whole(position)
+                if state is not None:
+                    return state, position
+            first = self._wal.first_position
+            if first == 0:
+                return self._new(), 0
+            if positions == looked_at:
+                raise self._out_of_reach(first, limit)
+            looked_at = positions  # other processes may have put others in their place meanwhile
+
+    def _load_if_whole(self, position: int) -> S | None:
+        try:
+            return self.load_one(position)
+        except NotThereError as error:
+            if position in self.positions():
                 self.note(str(error))
-            except StorageError as error:
-                if error.errno not in _UNREADABLE:
-                    raise
-                self.note(str(error))
-        first = self._wal.first_position
-        if first > 0:
-            raise self._out_of_reach(first, limit)
-        return self._new(), 0
+        except DamageError as error:
+            self.note(str(error))
+        except StorageError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            self.note(str(error))
+        return None
 
     def _out_of_reach(self, first: int, limit: int | None) -> DamageError | PrunedError:
         text = "the log begins later, and no whole snapshot tells what came before"
@@ -141,7 +155,10 @@ class Archive(Generic[S]):
         if first == 0 and 0 not in starts:
             starts.append(0)
         for start in starts:
-            again = self.load_one(start) if start else self._new()
+            try:
+                again = self.load_one(start) if start else self._new()
+            except NotThereError:
+                continue  # another process's checkpoint has removed it
             for record in self._wal.read_from(start, stop=position):
                 again.apply(record)
             key = difference(state, again)

@@ -55,7 +55,7 @@ class Fold(Generic[S]):
     enough), VersionError, and what `Wal.open` raises.
     """
 
-    stream = 0  # the log is this fold's alone
+    stream, transaction = 0, None  # the log is this fold's alone
 
     def __init__(
         self,

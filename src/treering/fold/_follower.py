@@ -12,6 +12,18 @@ from ._state import Pair, State
 S = TypeVar("S", bound=State, covariant=True)
 
 
+class Unfinished(Protocol):
+    """The transaction that a call belongs to."""
+
+    @property
+    def begun_at(self) -> int:
+        """Where the log ended at its beginning: from there on it reads nothing, for what it adds is
+        not there yet, and what others add has the same positions."""
+
+    def if_undone(self, call: Callable[[], object]) -> None:
+        """Make that call if nothing of the transaction comes into the log."""
+
+
 class Follower(Protocol[S]):
     """A `Fold`, or a `Part` of one. `stream` is what the records of this store carry: 0 if the log
     is its own. Each method is explained at `Fold`."""
@@ -41,6 +53,10 @@ class Follower(Protocol[S]):
     @property
     def trouble(self) -> list[str]:
         """What went wrong with snapshots, in words."""
+
+    @property
+    def transaction(self) -> Unfinished | None:
+        """That of this thread; a fold of its own has none."""
 
     def state(self) -> S:
         """The state, caught up."""
@@ -82,3 +98,9 @@ class Follower(Protocol[S]):
 
     def close(self) -> None:
         """Let go of the log."""
+
+
+def end_of(fold: Follower[Any]) -> int:
+    """Where the log ends; in a transaction where it did at the beginning."""
+    inside = fold.transaction
+    return fold.wal.current_position() if inside is None else inside.begun_at

@@ -3,6 +3,7 @@ change them all."""
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -143,6 +144,11 @@ class Part(Generic[S]):
         """As the fold's."""
         return self._fold.trouble
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """That of this thread."""
+        return self._host.mine()
+
     def _of(self, whole: Shared) -> S:
         part: S = whole.parts[self.stream]
         return part
@@ -185,7 +191,7 @@ class Part(Generic[S]):
         """As of a fold; in a transaction it joins that."""
         mine, stream = self._host.mine(), self.stream
         if mine is not None:
-            return mine.add(decide(mine.state(stream)), stream)
+            return mine.add(decide(mine.state(stream)), stream, durable)
         return self._fold.command(
             lambda whole: list(stamped(decide(self._of(whole)), stream)), durable=durable
         )
@@ -194,13 +200,16 @@ class Part(Generic[S]):
         """As of a fold; in a transaction it joins that."""
         mine = self._host.mine()
         if mine is not None:
-            return mine.add(records, self.stream)
+            return mine.add(records, self.stream, durable)
         return self._fold.append(list(stamped(records, self.stream)), durable=durable)
 
     def settle(self, position: int, durable: bool | None = None) -> None:
-        """As the fold's; a transaction is durable, if at all, at its end."""
-        if self._host.mine() is None:
+        """As the fold's; in a transaction, at its end."""
+        mine = self._host.mine()
+        if mine is None:
             self._fold.settle(position, durable)
+        else:
+            mine.owe(position, durable)
 
     def checkpoint(self) -> int:
         """Of all stores in the log."""
@@ -231,6 +240,7 @@ class Host:
         self.fold = fold
         # Weak: an interrupt may keep a block from calling `__exit__`; it is then collected.
         self.transaction: Callable[[], Transaction | None] = _none
+        _hosts.add(self)
 
     def mine(self) -> Transaction | None:
         """The transaction of this thread."""
@@ -251,6 +261,20 @@ class Host:
             )
 
 
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _forget_other_threads() -> None:
+    """In a forked child: the thread of a transaction is gone, and a new one may get its number."""
+    for host in list(_hosts):
+        if host.mine() is None:
+            host.transaction = _none
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
 class Transaction:
     """Commands of one thread on several stores, appended as one frame at the end of a `with` block,
     if the log is then still as it was at the beginning (ConflictError); nothing if it raises."""
@@ -267,9 +291,11 @@ class Transaction:
         try:
             next(self._guard)
             fold.catch_up()
-            self._whole, self._seen = fold.current, fold.position
+            self._whole, self.begun_at = fold.current, fold.position
             self._states: dict[int, Any] = {}
             self._records: list[Record] = []
+            self._undo: list[Callable[[], object]] = []
+            self._owed, self.positions = -1, range(0)
             self.owner = threading.get_ident()
             self._host.transaction = weakref.ref(self)
         except BaseException:
@@ -280,42 +306,67 @@ class Transaction:
     @property
     def position(self) -> int:
         """Where the next record will be."""
-        return self._seen + len(self._records)
+        return self.begun_at + len(self._records)
 
     def state(self, stream: int) -> Any:
         """One store's state with what the transaction did."""
         found = self._states.get(stream)
         if found is None:
-            found = self._states[stream] = self._whole.parts[stream].scratch()
+            found = self._whole.parts[stream].scratch()
+            for record in self._records:
+                if record.stream == stream:
+                    found.apply(record)
+            self._states[stream] = found
         return found
 
-    def add(self, records: Sequence[Record | Pair], stream: int) -> range:
+    def add(
+        self, records: Sequence[Record | Pair], stream: int, durable: bool | None = None
+    ) -> range:
         """Take in records of one store, to be appended at the end; the positions they will get."""
         first, state = self.position, self.state(stream)
         mine = placed(stamped(records, stream), first, self._fold._clock())
+        self._states.pop(stream, None)  # made anew if an interrupt leaves it half changed
         for record in mine:
             state.apply(record)
         self._records += mine
+        self._states[stream] = state
+        if mine and durable:
+            self._owed = max(self._owed, self.position - 1)
         return range(first, self.position)
+
+    def owe(self, position: int, durable: bool | None) -> None:
+        """The record at `position` has to be durable at the end, as `Fold.settle`."""
+        durable = self._durable if durable is None else durable
+        if self._fold.always if durable is None else durable:
+            self._owed = max(self._owed, position)
+
+    def if_undone(self, call: Callable[[], object]) -> None:
+        """Make that call if nothing of the transaction comes into the log; the last one first."""
+        self._undo.append(call)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         fold, self._host.transaction = self._fold, _none
         try:
-            if kind is not None or not self._records:
-                return
-            self.positions = fold.wal.append_batch(self._records, at=self._seen)
-            fold._take_in(self._records)
+            if kind is None and self._records:
+                self.positions = fold.wal.append_batch(self._records, at=self.begun_at)
+                fold._take_in(self._records)
         except ConflictError as error:
             raise self._overtaken() from error
         finally:
             self._guard.close()
-        fold.settle(self.positions[-1], self._durable)
+            nothing = kind is not None or (self._records and not self.positions)
+            while nothing and self._undo:
+                self._undo.pop()()
+        if self.positions:
+            fold.settle(self.positions[-1], self._durable)
+        if kind is None and self._owed >= 0:
+            fold.settle(self._owed, True)
 
     def _overtaken(self) -> CommitConflictError:
         error = CommitConflictError(
             "another process wrote meanwhile, so nothing was appended",
             path=self._fold.wal.path,
-            position=self._seen,
+            position=self.begun_at,
             hint="Run the block again: Database.run does so by itself",
         )
         error.transaction = self

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from treering import UsageError
-from treering.fold import Pair
+from treering.fold import Pair, end_of
 
 from .codec import Registry
 from .event import HEAD, PLAIN, SCHEMA_MAX, SNAPSHOT, Event, RecordedEvent, Snapshot, encode
@@ -46,7 +46,7 @@ class WithSnapshots(Readable):
         name = stream_name(stream)
         _check_schema(schema)
         position = self._look(lambda state: _snapshot_of(state, name))
-        if position < 0 or position >= self._fold.wal.current_position():
+        if position < 0 or position >= end_of(self._fold):
             return None
         event = RecordedEvent(self._fold.wal.read(position), self._registry)
         if event.schema != schema:

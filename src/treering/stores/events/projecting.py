@@ -200,7 +200,7 @@ class Projection:
         # What power loss takes from a view is made again from the events: there is no hurry.
         defaults = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": _SEGMENT_BYTES}
         self._fold: Fold[ViewState] = Fold(path, ViewState, own=True, **{**defaults, **options})
-        self._stopped = False
+        self._stops = self._stops_obeyed = 0
 
     @property
     def view(self) -> ProjectionView:
@@ -301,18 +301,21 @@ class Projection:
         `Projection.stop` was called or nothing came for `timeout` seconds; how many events this
         call took in. Blocks; looks at `stop` at least every 0.25 s. Errors as `catch_up`."""
         handled, quiet_since = 0, time.monotonic()
-        self._stopped = False
-        while not (self._stopped or (stop is not None and stop())):
-            some = self.catch_up()
-            handled += some
-            now = time.monotonic()
-            quiet_since = now if some else quiet_since
-            left = _SLICE_SECONDS
-            if timeout is not None:
-                left = min(left, quiet_since + timeout - now)
-            if not live or left <= 0:
-                break
-            self._wait(left)
+        obeyed = self._stops_obeyed
+        try:
+            while self._stops == obeyed and not (stop is not None and stop()):
+                some = self.catch_up()
+                handled += some
+                now = time.monotonic()
+                quiet_since = now if some else quiet_since
+                left = _SLICE_SECONDS
+                if timeout is not None:
+                    left = min(left, quiet_since + timeout - now)
+                if not live or left <= 0:
+                    break
+                self._wait(left)
+        finally:
+            self._stops_obeyed = self._stops
         return handled
 
     def _wait(self, seconds: float) -> None:
@@ -322,8 +325,9 @@ class Projection:
                 return
 
     def stop(self) -> None:
-        """End `run`, from another thread or a signal's handler, within 0.25 s."""
-        self._stopped = True
+        """End `run`, from another thread or a signal's handler, within 0.25 s. If none is going on,
+        the next one ends at once: the thread that is about to begin it may not have come so far."""
+        self._stops += 1
 
     def check(self) -> None:
         """Walk the invariants of the projection's log and snapshots; DamageError."""
@@ -347,7 +351,7 @@ class Projection:
 
     def close(self) -> None:
         """Let go of its log; idempotent. The store does it, too."""
-        self._stopped = True
+        self._stops += 1
         self._fold.close()
 
     def __enter__(self) -> Projection:

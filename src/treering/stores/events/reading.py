@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 from treering import PositionError, Reader, Record, UsageError
-from treering.fold import Follower
+from treering.fold import Follower, end_of
 
 from .codec import Registry
 from .event import EVENT, HEAD, SNAPSHOT, RecordedEvent, as_str, read_head
@@ -152,7 +152,7 @@ class Readable:
         if to_version is not None:
             check_version(to_version, "to_version")
         positions = self._positions(name, from_version, to_version)
-        if positions and positions[-1] >= self._fold.wal.current_position():
+        if positions and positions[-1] >= end_of(self._fold):
             raise UsageError(
                 "events that this transaction adds cannot be read before it ends",
                 hint="Read before you append, or after the transaction",

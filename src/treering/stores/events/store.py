@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -346,9 +347,10 @@ class EventStore(WithSnapshots):
     def close(self) -> None:
         """Make everything durable and let go of the log, and of the projections made here;
         idempotent."""
-        for projection in self._projections:
-            projection.close()
-        self._fold.close()
+        with ExitStack() as last:  # all of them, also if one has failed
+            last.callback(self._fold.close)
+            for projection in self._projections:
+                last.callback(projection.close)
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from treering.fold import end_of
+
 from .event import RecordedEvent
 from .reading import BLOCK, events_of
 
@@ -97,7 +99,7 @@ class Subscription:
 
     def _take(self) -> bool:
         """Whether events are ready, from what the log has now."""
-        end = self._store._fold.wal.current_position()
+        end = end_of(self._store._fold)
         while not self._ready and self._next < end and not self._stopped:
             found, after = (self._some if self._name is None else self._some_of_stream)(end)
             self._ready.extend(found)
@@ -115,8 +117,8 @@ class Subscription:
         store = self._store
         assert self._name is not None
         positions = store._positions_from(self._name, self._next, BLOCK)
-        after = positions[-1] + 1 if len(positions) == BLOCK else max(end, self._next)
         positions = [position for position in positions if position < end]
+        after = positions[-1] + 1 if len(positions) == BLOCK else max(end, self._next)
         records = store._fold.wal.read_many(positions)
         return list(events_of(records, store._registry, self._types, store._fold.stream)), after
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from treering import ConflictError, NotThereError, PositionError, Record, UsageError
@@ -16,8 +18,10 @@ class Consumer(Messages):
     """Reads a topic from its committed position on; made by `MessageLog.consumer`.
 
     What was read and not committed when the process died is read again: at least once. To have the
-    effect exactly once, write it in one `MessageLog.batch` with the commit. A loop over it (also
-    `async for`) ends when there is nothing more, or with `follow` waits. For one thread at a time.
+    effect exactly once, write it in one `MessageLog.batch` with the commit, or, in a database, in
+    one transaction: if that comes to nothing, what was read within it is read again. A loop over it
+    (also `async for`) ends when there is nothing more, or with `follow` waits. For one thread at a
+    time.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class Consumer(Messages):
         self._packed = rec.name_bytes(name, "consumer")
         super().__init__(log._shelf(topic), 0, follow, timeout)
         self._version = -1
+        self._read_in: Callable[[], object] = _nowhere
 
     def _known(self, state: State) -> Committed:
         topic = state.topics.get(self._shelf.name)
@@ -77,7 +82,18 @@ class Consumer(Messages):
             return [] if self._known(state).position == chosen else [record]
 
         for version in self._shelf.fold.command(decide, durable=durable):
-            self._version = version
+            self._go_by(version)
+
+    def _go_by(self, version: int) -> None:
+        """We know of this commit; unless the transaction that it is a part of comes to nothing."""
+        before, self._version = self._version, version
+        inside = self._shelf.fold.transaction
+        if inside is not None and version >= inside.begun_at:
+            inside.if_undone(lambda: self._forget(version, before))
+
+    def _forget(self, version: int, before: int) -> None:
+        if self._version == version:
+            self._version = before
 
     def seek(self, position: int | None = None, *, time: Any = None) -> None:
         """Go on from a position, or from the first message of that time (seconds since 1970 or a
@@ -91,10 +107,31 @@ class Consumer(Messages):
         """Go back to the committed position, whoever committed it, and start from it."""
         with self._shelf.fold.lock:
             known = self._known(self._shelf.state())
-        self._version = known.version
+        self._go_by(known.version)
         self._go(known.position)
 
+    def _reading(self) -> None:
+        """What is read within a transaction that comes to nothing is to be read again."""
+        inside = self._shelf.fold.transaction
+        if inside is not None and self._read_in() is not inside:
+            position, self._read_in = self.position, weakref.ref(inside)
+            inside.if_undone(lambda: self._go(position))
+
+    def _go(self, position: int) -> None:
+        self._reading()
+        super()._go(position)
+
     # --- Queries ---
+
+    def __next__(self) -> Message:
+        if self._shelf.fold.transaction is not None:
+            self._reading()
+        return super().__next__()
+
+    def take(self, most: int, timeout: float | None = 0) -> list[Message]:
+        """As `poll`."""
+        self._reading()
+        return super().take(most, timeout)
 
     def poll(self, most: int = 100, timeout: float | None = 0) -> list[Message]:
         """The next messages, at most so many; waits up to `timeout` seconds (None: for ever) for
@@ -119,3 +156,7 @@ class Consumer(Messages):
 
     def __repr__(self) -> str:
         return f"<treering.stores.messages.Consumer {self.name!r} of {self.topic!r}>"
+
+
+def _nowhere() -> None:
+    """In no transaction."""

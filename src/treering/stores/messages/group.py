@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from treering import ConflictError, NotThereError, Record, UsageError
+from treering.fold import end_of
 
 from . import records as rec
 from .reading import BLOCK_MESSAGES, Readable, check_timeout, pruned
@@ -93,7 +94,7 @@ class Group:
             stale = [at for at in over if topic.kept is not None and at not in topic.kept]
             again = [at for at in over if topic.kept is None or at in topic.kept][:most]
             room = min(most - len(again), BLOCK_MESSAGES)
-            end = min(state.end, self._shelf.fold.wal.current_position())
+            end = min(state.end, end_of(self._shelf.fold))
             new = topic.positions(members.frontier, room, end) if room > 0 else []
             expires_ns = state.now_ns() + self._lease_ns
             chosen.clear()

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any
 
 from treering import PrunedError, Reader, Record, TreeringError, UsageError
-from treering.fold import Follower
+from treering.fold import Follower, end_of
 
 from . import records as rec
 from .state import State
@@ -53,7 +53,7 @@ class Shelf:
                     return []
                 if position < topic.gone:
                     raise pruned(self.topic, topic, position)
-                end = self.fold.wal.current_position()
+                end = end_of(self.fold)
                 positions = topic.positions(position, min(most, BLOCK_MESSAGES), end)
                 if topic.kept is not None:
                     return [topic.kept[each] for each in positions]

@@ -266,6 +266,8 @@ def _load_chunk(topic: Topic, record: Record, name: bytes, rest: bytes) -> None:
 
 
 def _load_kept(topic: Topic, record: Record, name: bytes, rest: bytes) -> None:
+    if topic.kept is None:
+        raise ValueError("the topic is not compacted")
     position, keyed = rec.PAIR.unpack_from(rest)
     key = rest[rec.PAIR.size :] if keyed else None
     size = len(key or b"") + len(record.value)

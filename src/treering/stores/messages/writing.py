@@ -100,7 +100,7 @@ class Batch:
         if decides or consumers:
             positions = fold.command(decide, durable=self._durable)
             for (consumer, _), version in zip(consumers, positions, strict=False):
-                consumer._version = version
+                consumer._go_by(version)
         else:
             fold.append(messages, durable=self._durable)
         self.clear()
