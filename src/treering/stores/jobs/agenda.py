@@ -60,7 +60,7 @@ class Job(NamedTuple):
 
 class Agenda:
     """The order in which jobs are handed out: priority, then due, then id. For one thread at a
-    time. Its time does not go backwards."""
+    time."""
 
     def __init__(self, jobs: Mapping[int, Entry]) -> None:
         self._jobs = jobs
@@ -85,11 +85,15 @@ class Agenda:
 
     def _is_ready(self, item: tuple[int, int, int]) -> bool:
         entry = self._jobs.get(item[2])
-        return entry is not None and entry.due_ns == item[1] and entry.when_ns <= self._now_ns
+        if entry is None or entry.due_ns != item[1]:
+            return False
+        return not entry.token or entry.expires_ns <= self._now_ns
 
-    def advance(self, now_ns: int) -> int:
-        """It is so late now: what has become due is ready. The time that it goes by."""
-        self._now_ns = now_ns = max(now_ns, self._now_ns)
+    def advance(self, now_ns: int) -> None:
+        """It is so late now: what has become due is ready."""
+        back, self._now_ns = now_ns < self._now_ns, now_ns
+        if back:
+            self._turn_back()
         later, jobs = self._later, self._jobs
         while later and later[0][0] <= now_ns:
             when_ns, id = heappop(later)
@@ -100,7 +104,13 @@ class Agenda:
             self._ready = [item for item in self._ready if self._is_ready(item)]
             heapify(self._ready)
             self._ready_max = _SWEEP_LEAST + 2 * len(self._ready)
-        return now_ns
+
+    def _turn_back(self) -> None:
+        """The clock was set back. What was due stays so, but no lease is over before its time, also
+        by the clock of now: whoever extends it goes by that. O(jobs)."""
+        ready = self.ready()
+        self._later = [(entry.when_ns, id) for id, entry in self._jobs.items() if id not in ready]
+        heapify(self._later)
 
     def first(self, count: int) -> list[int]:
         """The jobs that come next, at most so many; they stay. O(count * log(jobs))."""

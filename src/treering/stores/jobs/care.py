@@ -16,6 +16,7 @@ class Care(Handle):
     def cancel(self, id: int, *, durable: bool | None = None) -> bool:
         """Remove a job, whatever its status, or a dead letter; whether it was there. A worker that
         has it gets a LeaseLostError."""
+        rec.check_id(id)
 
         def decide(state: State) -> list[tuple[bytes, bytes]]:
             there = id in state.jobs or id in state.dead
@@ -45,6 +46,7 @@ class Care(Handle):
     def requeue(self, id: int, *, delay: float | None = None, durable: bool | None = None) -> None:
         """Make a dead letter a job again, with the same id and its attempts counted anew.
         NotThereError if there is no such letter; DuplicateJobError if its key is in use."""
+        rec.check_id(id)
         delay_ns = rec.span_ns(delay or 0, "delay")
 
         def decide(state: State) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -22,6 +23,8 @@ from .working import SLICE_SECONDS, Stop
 # A worker that died younger than this counts as one that cannot start.
 _YOUNG_SECONDS = 1.0
 _YOUNG_DEATHS_MAX = 5
+
+_TOLD_BY = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkersDieError(TreeringError):
@@ -52,11 +55,14 @@ def work_processes(
     if start_method not in multiprocessing.get_all_start_methods():
         raise UsageError(f"there is no start method {start_method!r:.40} here", hint="Use 'spawn'")
     context = multiprocessing.get_context(start_method)
-    arguments = (os.fspath(path), handler, queue or {}, options, os.getpid())
+    # A fork server's children are not ours.
+    parent = None if start_method == "forkserver" else os.getpid()
+    arguments = (os.fspath(path), handler, queue or {}, options, parent)
 
     def start() -> BaseProcess:
         process: BaseProcess = context.Process(target=_child, args=arguments)  # type: ignore[attr-defined]
-        process.start()
+        with _holding_signals() if start_method == "fork" else nullcontext():
+            process.start()
         return process
 
     flock = _Flock(start, processes, stop)
@@ -116,16 +122,20 @@ class _Signals:
 
     def __init__(self) -> None:
         self._came = False
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _TOLD_BY:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = True
+        if os.getpid() != self._process:  # a child that a handler forked: it is not for us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def is_set(self) -> bool:
         """Whether one has come."""
@@ -136,22 +146,48 @@ class _Signals:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _holding_signals() -> Iterator[None]:
+    """Those that come to a child as it is forked wait until it is ready for them: it is told to
+    stop once, and before it has handlers of its own, nobody would notice."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_BY)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Orphaned:
     """Whether to stop: a signal came, or the parent is gone."""
 
-    def __init__(self, signals: _Signals, parent: int) -> None:
+    def __init__(self, signals: _Signals, parent: int | None) -> None:
         self._signals, self._parent = signals, parent
 
     def is_set(self) -> bool:
         """Whether it is so."""
-        return self._signals.is_set() or os.getppid() != self._parent
+        return self._signals.is_set() or self._is_alone()
+
+    def _is_alone(self) -> bool:
+        if self._parent is not None:
+            return os.getppid() != self._parent
+        starter = multiprocessing.parent_process()
+        return starter is not None and not starter.is_alive()
 
 
 def _child(
-    path: str, handler: Callable[[Job], object], queue: dict[str, Any], options: Any, parent: int
+    path: str,
+    handler: Callable[[Job], object],
+    queue: dict[str, Any],
+    options: Any,
+    parent: int | None,
 ) -> None:
     """The life of a worker."""
     from .store import JobQueue
 
     with _Signals() as signals, JobQueue(path, **queue) as jobs:
-        jobs.work(handler, stop=_Orphaned(signals, parent), **options)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD_BY)
+        try:
+            jobs.work(handler, stop=_Orphaned(signals, parent), **options)
+        except SystemExit as error:  # a handler's: with 0 it would pass for one that has gone home
+            raise SystemExit(error.code or 1) from error

@@ -44,7 +44,7 @@ class Readable(ABC):
         O(count * log(jobs))."""
         check_count(count, "count")
         with self._looking() as (state, now_ns):
-            now_ns = state.agenda.advance(now_ns)
+            state.agenda.advance(now_ns)
             found = (state.show(id, now_ns) for id in state.agenda.first(count))
             return [job for job in found if job is not None]
 

@@ -121,6 +121,13 @@ def check_count(count: Any, name: str) -> int:
     return count
 
 
+def check_id(id: Any) -> int:
+    """What may be a job's id."""
+    if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < 1 << 63:
+        raise UsageError(f"a job's id is a whole number from 0 on, not {id!r:.40}")
+    return id
+
+
 def span_ns(seconds: Any, name: str, *, least: int = 0) -> int:
     """Nanoseconds of so many seconds, at least `least`."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)

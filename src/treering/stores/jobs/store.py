@@ -19,6 +19,8 @@ from .state import State
 from .terms import Terms, make_terms
 
 _pack = rec.PUT.pack
+# A call that waits for a job to become due looks so often how late it is.
+_SLICE_SECONDS = 0.25
 
 
 class JobQueue(Care, Loops):
@@ -130,8 +132,11 @@ class JobQueue(Care, Loops):
             if headers is None:
                 id = fold.wal.put(packed, body)
             else:
-                id, headers = fold.wal.put(packed, body, headers=headers), dict(headers)
+                id = fold.wal.put(packed, body, headers=headers)
+                headers = {name: bytes(value) for name, value in headers.items()}
             if id == fold.position:  # so nothing came in between
+                if delay is None is run_at:
+                    state.newest_ns = due_ns  # which is now, as of `_now_ns`
                 state.add(id, body, priority, headers, due_ns)
                 fold.position = id + 1
                 fold.pace.count(1, len(packed) + len(body))
@@ -220,6 +225,8 @@ class JobQueue(Care, Loops):
                 if left <= 0:
                     return []
                 pause = left if pause is None else min(pause, left)
+            if pause is not None:  # in slices: the clock may jump, or the machine sleep, meanwhile
+                pause = min(pause, _SLICE_SECONDS)
             self._fold.wait(pause, position=seen)
 
     def _lease_ns(self, lease: float | None) -> int:
@@ -234,7 +241,8 @@ class JobQueue(Care, Loops):
         def decide(state: State) -> list[tuple[bytes, bytes]]:
             nonlocal pause, expires_ns
             chosen.clear()
-            now_ns = state.agenda.advance(self._now_ns(state))
+            now_ns = self._now_ns(state)
+            state.agenda.advance(now_ns)
             ids = state.agenda.first(count)
             if not ids:
                 due_ns = state.agenda.next_ns()

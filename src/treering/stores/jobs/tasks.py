@@ -72,6 +72,8 @@ class _Loop:
         self._lease, self._until_empty = lease, until_empty
         self._hands = Hands(queue, lease)
         self._acknowledged = 0
+        # One waits at a time: each would take a thread of the loop's pool, which the acks need.
+        self._turn = asyncio.Lock()
 
     async def run(self, count: int) -> int:
         beat = asyncio.create_task(self._beat())
@@ -93,11 +95,20 @@ class _Loop:
 
     async def _serve(self) -> None:
         while not self._is_over():
-            job = await get_async(self._queue, SLICE_SECONDS, self._lease)
+            job = await self._next()
             if job is not None:
                 await self._handle(job)
-            if self._until_empty and not len(self._queue):
+            if self._is_empty():
                 return
+
+    def _is_empty(self) -> bool:
+        return self._until_empty and not len(self._queue)
+
+    async def _next(self) -> Job | None:
+        async with self._turn:
+            if self._is_over() or self._is_empty():
+                return None
+            return await get_async(self._queue, SLICE_SECONDS, self._lease)
 
     async def _handle(self, job: Job) -> None:
         self._hands.take([job])

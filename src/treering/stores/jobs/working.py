@@ -206,4 +206,7 @@ class _Loop:
 
 def failure_text(error: BaseException) -> str:
     """What is kept of an exception."""
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of its own making, and no reason to end the loop
+        return type(error).__name__

@@ -136,6 +136,8 @@ class Consumer(Messages):
     def poll(self, most: int = 100, timeout: float | None = 0) -> list[Message]:
         """The next messages, at most so many; waits up to `timeout` seconds (None: for ever) for
         the first. PrunedError if retention removed some of these: then `seek`."""
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise UsageError(f"most is a number from 0 on, not {most!r:.40}")
         return self.take(most, check_timeout(timeout))
 
     @property

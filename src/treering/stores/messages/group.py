@@ -67,6 +67,12 @@ class Group:
         """
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise UsageError(f"most is a number from 1 on, not {most!r:.40}")
+        most = min(most, BLOCK_MESSAGES)
+        if self._shelf.fold.transaction is not None:
+            raise UsageError(
+                "a transaction cannot take messages: nobody would know of the lease if it fails",
+                hint="Call get before the block, and ack within it",
+            )
         timeout = check_timeout(timeout)
         until = None if timeout is None else clock.monotonic() + timeout
         while True:
@@ -93,14 +99,14 @@ class Group:
             over = members.due(state.now_ns())
             stale = [at for at in over if topic.kept is not None and at not in topic.kept]
             again = [at for at in over if topic.kept is None or at in topic.kept][:most]
-            room = min(most - len(again), BLOCK_MESSAGES)
+            room = most - len(again)
             end = min(state.end, end_of(self._shelf.fold))
             new = topic.positions(members.frontier, room, end) if room > 0 else []
             expires_ns = state.now_ns() + self._lease_ns
             chosen.clear()
             chosen.update((at, members.leases[at].deliveries + 1) for at in again)
             chosen.update((at, 1) for at in new)
-            kept = None if topic.kept is None else [topic.kept[at] for at in chosen]
+            kept = None if topic.kept is None else topic.copies(chosen)
             records = [self._record(rec.LEASE, expires_ns, list(chosen))] if chosen else []
             return records + ([self._record(rec.ACK, 0, stale)] if stale else [])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from operator import ge
 
 CHUNK_MESSAGES = 4096
@@ -152,6 +153,16 @@ class Index:
     def last(self) -> int | None:
         """The newest message's position."""
         return self.at(self.end - 1) if self.end > self.start else None
+
+    def within(self, positions: list[int], limit: int) -> list[int]:
+        """As many of these consecutive messages as have at most `limit` bytes, but at least one."""
+        if not positions:
+            return positions
+        chunk, inside = divmod(self.find(positions[0]), CHUNK_MESSAGES)
+        sizes = self.chunks[chunk - self.number].sizes[inside : inside + len(positions)]
+        if sum(sizes) <= limit:
+            return positions
+        return positions[: max(1, bisect_right(list(accumulate(sizes)), limit))]
 
     def size(self) -> int:
         """The bytes of all messages that are there: O(messages / CHUNK_MESSAGES)."""

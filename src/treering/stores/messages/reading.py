@@ -8,10 +8,10 @@ import threading
 import time as clock
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import Any
 
-from treering import PrunedError, Reader, Record, TreeringError, UsageError
+from treering import PositionError, PrunedError, Reader, Record, TreeringError, UsageError
 from treering.fold import Follower, end_of
 
 from . import records as rec
@@ -19,6 +19,8 @@ from .state import State
 from .topic import Message, Topic
 
 BLOCK_MESSAGES = 256
+# No more is fetched ahead than this, except for a single message.
+BLOCK_BYTES = 4 << 20
 # A waiting iterator looks so often whether it was stopped.
 _SLICE_SECONDS = 0.25
 # For fewer than these, a reader is not worth its while.
@@ -48,15 +50,18 @@ class Shelf:
         retention removed some of these."""
         while True:
             with self.fold.lock:
-                topic = self.state().topics.get(self.name)
+                state = self.state()
+                topic = state.topics.get(self.name)
                 if topic is None:
                     return []
                 if position < topic.gone:
                     raise pruned(self.topic, topic, position)
                 end = end_of(self.fold)
                 positions = topic.positions(position, min(most, BLOCK_MESSAGES), end)
+                if topic.kept is None:
+                    positions = topic.index.within(positions, BLOCK_BYTES)
                 if topic.kept is not None:
-                    return [topic.kept[each] for each in positions]
+                    return topic.copies(positions)
             try:
                 return self.read(positions)
             except PrunedError:
@@ -104,13 +109,18 @@ class Shelf:
             if len(positions) < _MANY_MESSAGES:
                 return self.fold.wal.read_many(positions)
             reader, ahead = self.fold.wal.read_from(first), 0
-        found = list(islice(reader, ahead, ahead + last - first + 1))
-        if len(found) <= last - first:  # the log was cut, or closed: this says which
+        some = islice(reader, ahead, ahead + last - first + 1)
+        if len(positions) <= last - first:
+            wanted = bytearray(last - first + 1)
+            for position in positions:
+                wanted[position - first] = 1
+            found = list(compress(some, wanted))  # the others are let go of at once
+        else:
+            found = list(some)
+        if len(found) < len(positions):  # the log was cut, or closed: this says which
             return self.fold.wal.read_many(positions)
         self._reader = reader  # and not after an error
-        if len(found) == len(positions):
-            return found
-        return [found[position - first] for position in positions]
+        return found
 
     def close(self) -> None:
         """Let go of the log's file."""
@@ -316,16 +326,22 @@ class Readable:
                 return 0  # whatever the log has lost, nothing of this topic
 
 
-def start_in(name: str, topic: Topic, position: Any) -> int:
-    """Where to begin in a topic, at the oldest message for None. PrunedError."""
+def start_in(name: str, topic: Topic, position: Any, end: int | None = None) -> int:
+    """Where to begin in a topic, at the oldest message for None. PrunedError; PositionError beyond
+    `end`: what comes before that position would never be shown."""
     if position is None:
         first = topic.first()
         return max(topic.gone, topic.next if first is None else first)
-    if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+    bad = isinstance(position, bool) or not isinstance(position, int)
+    if bad or not 0 <= position < 1 << 63:
         raise UsageError(f"a position is a number from 0 on, not {position!r:.40}")
     if position < topic.gone:
         raise pruned(name, topic, position)
-    return position
+    if end is not None and position > end:
+        raise PositionError(
+            "no message has come that far", position=position, hint=f"The log ends at {end}"
+        )
+    return int(position)
 
 
 def pruned(name: str, topic: Topic, position: int) -> PrunedError:

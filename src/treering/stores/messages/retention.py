@@ -48,7 +48,9 @@ def apply(fold: Follower[State]) -> int:
     removed = 0
     with fold.lock:
         state = fold.state()
-        now_ns = state.now_ns()
+        # Not `now_ns()`: after a clock that was wrong for a while, it would be far ahead of the
+        # messages' times, and all of them seem old.
+        now_ns = state.clock()
         plain = [topic.rules for topic in state.topics.values() if topic.kept is None]
     ages = {found.seconds_ns for found in plain if found.seconds_ns}
     places = {age: _place(fold, now_ns - age) for age in ages}

@@ -113,7 +113,7 @@ class MessageLog(Publishing):
             known = state.topics.get(shelf_name) or Topic()
             if packed in known.consumers:
                 return []
-            value = rec.NUMBER.pack(start_in(topic, known, start))
+            value = rec.NUMBER.pack(start_in(topic, known, start, state.end))
             return [Record(rec.named(rec.COMMIT, shelf_name, packed), value)]
 
         if name not in self.consumers(topic):
@@ -134,7 +134,7 @@ class MessageLog(Publishing):
             known = state.topics.get(shelf_name) or Topic()
             if packed in known.groups:
                 return []
-            return [group._record(rec.GROUP, start_in(topic, known, start), [])]
+            return [group._record(rec.GROUP, start_in(topic, known, start, state.end), [])]
 
         if name not in self.groups(topic):
             self._fold.command(decide)

@@ -155,6 +155,8 @@ class Topic:
         """Keep so much from now on."""
         self.rules = rules
         if not rules.compact:
+            if self.kept is not None:
+                self.index = Index()  # it also names messages that were superseded
             self.kept, self.newest = None, {}
         elif self.kept is None:
             self.kept = {}
@@ -207,6 +209,12 @@ class Topic:
     def count(self) -> int:
         """How many messages are there."""
         return len(self.index) if self.kept is None else len(self.kept)
+
+    def copies(self, positions: Iterable[int]) -> list[Message]:
+        """A compacted topic's messages with headers of their own: callers may change these."""
+        assert self.kept is not None
+        found = (self.kept[each] for each in positions)
+        return [message._replace(headers=dict(message.headers)) for message in found]
 
     def first(self) -> int | None:
         """The oldest message's position."""
