@@ -38,4 +38,22 @@ The way of a record: append, futex, the follower's thread wakes, takes the inter
 One readable append is 16 Python calls, of them two to the C library's mutex. Where there is a
 compiler, the native build does the same in 0.1 us.
 """,
+    "key-value": """
+A put is the log's own append (some 0.35 us of it, argument checks included), a lock of the
+thread's, the dict, and counting for the next checkpoint; each of these a Python call.
+""",
+    "events": """
+**A stream among many.** Each of the 100 events lies in another 64 KiB block, for each of which the
+log knows one frame: an event costs a read of 37 KB on average and the checksums of some 190 frames
+before it. With warm processor caches that is 9 us; with 1.5 GB of log behind them more than twice
+that. Events of one stream that were appended together, or near each other, share all of it.
+""",
+    "job-queue": """
+**One process.** get and ack are two decisions on the newest state, each appended on the condition
+that nobody came in between (3 us each with an empty decision), and some 4 us each for the order of
+jobs, the lease, and the job that is handed out. litequeue's pop depends on how much waits: 40 us
+on an empty queue, 274 us here.
+
+**64 threads.** They share fsyncs as the log's appends do, at the same rate (see group commit).
+""",
 }
