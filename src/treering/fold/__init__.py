@@ -36,6 +36,7 @@ from ._follower import Follower, end_of
 from ._overlay import Overlay
 from ._shared import CommitConflictError, Host, Part, Shared, Transaction
 from ._state import Index, Pair, State
+from ._store import Store
 
 __all__ = [
     "CommitConflictError",
@@ -48,6 +49,7 @@ __all__ = [
     "Part",
     "Shared",
     "State",
+    "Store",
     "Transaction",
     "end_of",
 ]

@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from treering import ConflictError, DamageError, FsyncPolicy, UsageError
-from treering.fold import Fold, Follower, Pair
+from treering.fold import Fold, Follower, Pair, Store
 
 from .aggregates import WithSnapshots
 from .codec import Codec, Registry, Upcaster
@@ -38,7 +37,7 @@ _SAFE = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 _SHARED_OPTIONS = ("clock", "create", "files", "lock_timeout_seconds", "map_tail", "process_lock")
 
 
-class EventStore(WithSnapshots):
+class EventStore(Store[State], WithSnapshots):
     """Streams of events in a directory. Thread-safe; several processes may have it open at once,
     and each sees what the others appended with its next call.
 
@@ -287,23 +286,6 @@ class EventStore(WithSnapshots):
 
     # --- Care ---
 
-    def checkpoint(self) -> int:
-        """Write a snapshot of the index, so that opening is quick; its position. No event is
-        removed. Durable at return; blocks, O(events)."""
-        return self._fold.checkpoint()
-
-    def sync(self) -> None:
-        """Make everything durable; blocks for an fsync. Nothing to do for a read-only store."""
-        if not self.read_only:
-            self._fold.wal.sync()
-
-    def check(self) -> None:
-        """Walk all invariants: the log's, the snapshots' of the index, that both give this index,
-        that every event is where the index says and can be taken apart, and those of the
-        projections made here. DamageError at the first that does not hold. Reads everything."""
-        self._fold.check()
-        self.check_state()
-
     def check_state(self) -> None:
         """The part of `check` that compares the events with the index."""
         end, seen = self.position, dict[str, int]()
@@ -334,16 +316,6 @@ class EventStore(WithSnapshots):
 
         return {**self._fold.stats(), **self._look(count)}
 
-    @property
-    def name(self) -> str:
-        """The directory."""
-        return self._fold.wal.path
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fold.wal.closed
-
     def close(self) -> None:
         """Make everything durable and let go of the log, and of the projections made here;
         idempotent."""
@@ -351,21 +323,6 @@ class EventStore(WithSnapshots):
             last.callback(self._fold.close)
             for projection in self._projections:
                 last.callback(projection.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        closed = " closed" if self.closed else ""
-        return f"<treering.stores.events.EventStore {self.name!r}{closed}>"
 
 
 def _coded(letter: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any
 
-from treering import NotThereError, ReadOnlyError, UsageError
-from treering.fold import Fold, Follower
+from treering import NotThereError, UsageError
+from treering.fold import Fold, Follower, Store
 
 from .agenda import Entry, Job
 from .reading import Readable, View
@@ -26,13 +25,15 @@ class DuplicateJobError(UsageError):
     """A job with that deduplication key is there already."""
 
 
-class Handle(Readable):
+class Handle(Store[State], Readable):
     """Opening and closing, the past, and care of the log."""
 
     _terms: Terms
 
-    def _begin(self, fold: Follower[State], clock: Callable[[], int] | None) -> None:
-        self._fold = fold
+    def _begin(
+        self, fold: Follower[State], clock: Callable[[], int] | None, read_only: bool
+    ) -> None:
+        self._fold, self.read_only = fold, read_only
         self._clock = clock or time.time_ns
         # The log is ours, so we may write to it without asking.
         self._own = fold if isinstance(fold, Fold) else None
@@ -59,22 +60,6 @@ class Handle(Readable):
         """How many records the log has seen: of this moment, for `at`."""
         return self._fold.wal.current_position()
 
-    def checkpoint(self) -> int:
-        """Write a snapshot and drop the log that nobody needs any more, whatever jobs there are;
-        its position. Durable at return. See `treering.fold.Fold.checkpoint`."""
-        return self._fold.checkpoint()
-
-    def sync(self) -> None:
-        """Make everything durable; blocks for an fsync. Nothing to do for a read-only queue."""
-        with suppress(ReadOnlyError):
-            self._fold.wal.sync()
-
-    def check(self) -> None:
-        """Walk all invariants: the log's, the snapshots', that both give this state, and that keys
-        and agenda fit the jobs. DamageError at the first that does not hold. Reads everything."""
-        self._fold.check()
-        self.check_state()
-
     def check_state(self) -> None:
         """The part of `check` that looks at memory alone."""
         with self._fold.lock:
@@ -84,34 +69,10 @@ class Handle(Readable):
         """Numbers for people and dashboards: the fold's, and `jobs`, which is `counts()`."""
         return {**self._fold.stats(), "jobs": self.counts()}
 
-    @property
-    def name(self) -> str:
-        """The directory."""
-        return self._fold.wal.path
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fold.wal.closed
-
     def close(self) -> None:
         """Make everything durable and let go of the log; idempotent. Jobs that you have stay
         leased: `release` them first, or they come back when their leases are over."""
         self._fold.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<treering.stores.jobs.JobQueue {self.name!r}{' closed' if self.closed else ''}>"
 
 
 def check_job(job: Any) -> None:

@@ -67,7 +67,7 @@ class JobQueue(Care, Loops):
             read_only=read_only,
             **options,
         )
-        self._begin(fold, options.get("clock"))
+        self._begin(fold, options.get("clock"), read_only)
 
     @classmethod
     def on(
@@ -84,7 +84,7 @@ class JobQueue(Care, Loops):
         `retry_delay_max` and `worker`."""
         queue = cls.__new__(cls)
         queue._terms = make_terms(**terms)
-        queue._begin(fold, clock)
+        queue._begin(fold, clock, read_only)
         return queue
 
     @staticmethod

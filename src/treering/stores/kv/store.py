@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from treering import DamageError, FsyncPolicy, Record, UsageError
-from treering.fold import Fold, Follower
+from treering.fold import Fold, Follower, Store
 
 from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from .encoded import TextStore
 
 
-class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
+class KeyValueStore(Store[State], Readable, MutableMapping[bytes, bytes]):
     """A dict of bytes in a directory, in memory as a whole. Thread-safe; several processes may have
     it open at once, and each sees what the others wrote with its next call.
 
@@ -328,22 +327,6 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
 
     # --- Care ---
 
-    def checkpoint(self) -> int:
-        """Write a snapshot and drop the log that nobody needs any more; its position. Durable at
-        return. See `treering.fold.Fold.checkpoint`."""
-        return self._fold.checkpoint()
-
-    def sync(self) -> None:
-        """Make everything durable; blocks for an fsync. Nothing to do for a read-only store."""
-        if not self.read_only:
-            self._fold.wal.sync()
-
-    def check(self) -> None:
-        """Walk all invariants: the log's, the snapshots', and that both give this state.
-        DamageError at the first that does not hold. Reads everything."""
-        self._fold.check()
-        self.check_state()
-
     def check_state(self) -> None:
         """The part of `check` that looks at memory alone."""
         with self._fold.lock:
@@ -359,34 +342,6 @@ class KeyValueStore(Readable, MutableMapping[bytes, bytes]):
     def stats(self) -> dict[str, Any]:
         """Numbers for people and dashboards: the fold's, and how many keys there are."""
         return {**self._fold.stats(), "keys": len(self)}
-
-    @property
-    def name(self) -> str:
-        """The directory."""
-        return self._fold.wal.path
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fold.wal.closed
-
-    def close(self) -> None:
-        """Make everything durable and let go of the log; idempotent."""
-        self._fold.close()
-
-    def __enter__(self) -> KeyValueStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<treering.stores.kv.KeyValueStore {self.name!r}{' closed' if self.closed else ''}>"
 
 
 def _number(key: bytes, value: bytes | None) -> int:

@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from treering import FsyncPolicy, PrunedError, Record, UsageError
-from treering.fold import Follower
+from treering.fold import Follower, Store
 
 from . import records as rec
 from . import retention
@@ -27,7 +26,7 @@ from .view import LogView
 _CHECKS_MAX = 3
 
 
-class MessageLog(Publishing):
+class MessageLog(Store[State], Publishing):
     """Topics of messages in a directory, with durable consumers and groups. Thread-safe; several
     processes may have it open at once, and each sees what the others did with its next call.
 
@@ -226,23 +225,6 @@ class MessageLog(Publishing):
 
     # --- Care ---
 
-    def checkpoint(self) -> int:
-        """Apply retention, write a snapshot and drop the log that nobody needs any more; its
-        position. Durable at return. See `treering.fold.Fold.checkpoint`."""
-        return self._fold.checkpoint()
-
-    def sync(self) -> None:
-        """Make everything durable; blocks for an fsync. Nothing to do for a read-only store."""
-        if not self.read_only:
-            self._fold.wal.sync()
-
-    def check(self) -> None:
-        """Walk all invariants: the log's, the snapshots', that both give this state, and that every
-        message of the index is in the log. DamageError at the first that does not hold. Reads
-        everything."""
-        self._fold.check()
-        self.check_state()
-
     def check_state(self) -> None:
         """The part of `check` that looks at what this store has in memory."""
         for _ in range(_CHECKS_MAX):
@@ -258,32 +240,3 @@ class MessageLog(Publishing):
             topics = self._state().topics
             messages = sum(topic.count() for topic in topics.values())
             return {**self._fold.stats(), "topics": len(topics), "messages": messages}
-
-    @property
-    def name(self) -> str:
-        """The directory."""
-        return self._fold.wal.path
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fold.wal.closed
-
-    def close(self) -> None:
-        """Make everything durable and let go of the log; idempotent."""
-        self._fold.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        closed = " closed" if self.closed else ""
-        return f"<treering.stores.messages.MessageLog {self.name!r}{closed}>"
