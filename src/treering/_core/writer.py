@@ -24,6 +24,7 @@ from .codec import Record, Tail, encode_frame, frame_bytes
 from .commit import Commit
 from .control import Control
 from .errors import (
+    ClosedError,
     DamageError,
     DiskFullError,
     StorageError,
@@ -131,7 +132,8 @@ class Writer:
 
     def _write_frame(self, records: Sequence[Record], position: int, offset: int) -> None:
         header, page = self._segment.header, self.control.page
-        assert header is not None
+        if header is None:  # a signal's handler forked just now, and this is the child
+            raise ClosedError("the log was let go during the append", hint="Open it again")
         now_ns = self._config.now_ns()
         durable = self.control.load(fmt.WORD_DURABLE)
         frame = encode_frame(
