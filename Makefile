@@ -2,6 +2,7 @@
 # A working C compiler makes treering faster; without one everything runs in pure Python.
 #   TREERING_NATIVE=require   a failed native build is an error     TREERING_NATIVE=0   do not build it
 #   ARGS='...'                passed on to pytest or the script
+#   SCALE=20                  how many times longer than in `make test` the stores' batteries run in `make crash`
 
 PYTHON ?= python3
 VENV   := .venv
