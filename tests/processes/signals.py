@@ -24,7 +24,7 @@ def _stop() -> None:
 
 def hold_append_lock(log, **options):
     """Stop in the middle of an append, the lock in hand; finish it when continued."""
-    wal = opened(log, clock=time.time_ns, **options)  # with a clock: in Python in both twins
+    wal = opened(log, clock=time.time_ns, **options)
     writer = wal._engine.writer
     store = writer._segment.store
 
@@ -34,7 +34,8 @@ def hold_append_lock(log, **options):
         store(frame, offset)
 
     writer._segment.store = stop_half_way
-    wal.put(*make(0, 0))
+    # A clock sends the native twin there, headers the readable one.
+    wal.put(*make(0, 0), headers={"a": b"b"})
     wal.close()
 
 

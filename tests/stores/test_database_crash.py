@@ -11,6 +11,9 @@ from tests.stores._crashing import OPTIONS, Program, failing_calls, power_cuts
 from treering import Database, FsyncPolicy
 from treering.stores.events import Event
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 NAMES = ("from", "to", "log")
 
 

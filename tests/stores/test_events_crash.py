@@ -14,6 +14,9 @@ from tests.stores._crashing import OPTIONS, Program, failing_calls, power_cuts
 from treering import FsyncPolicy
 from treering.stores.events import Event, EventStore
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 STREAMS = ["a", "b", "c"]
 
 

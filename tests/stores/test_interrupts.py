@@ -10,6 +10,9 @@ from tests.stores._interrupting import broken_off
 from tests.stores.test_database_crash import Transfers
 from tests.stores.test_kv_crash import KeyValueProgram
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 
 def some_keys(store):
     for number in range(8):

@@ -13,6 +13,9 @@ from treering import FsyncPolicy, TreeringError
 from treering.stores.jobs import JobQueue
 from treering.testing import FakeClock
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 SECOND = 1_000_000_000
 LEASE = 10
 

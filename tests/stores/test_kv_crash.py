@@ -12,6 +12,9 @@ from tests.stores._crashing import OPTIONS, Program, failing_calls, power_cuts
 from treering import FsyncPolicy
 from treering.stores.kv import KeyValueStore
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 KEYS = [b"k%d" % n for n in range(6)]
 
 

@@ -14,6 +14,9 @@ from tests.stores._crashing import OPTIONS, Program, failing_calls, power_cuts
 from treering import FsyncPolicy
 from treering.stores.messages import MessageLog
 
+# The stores are Python in either build: once is enough.
+pytestmark = pytest.mark.slow
+
 OUT_BYTES = 60
 COUNTS: Counter[str] = Counter()
 
