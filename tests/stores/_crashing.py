@@ -162,7 +162,7 @@ def failing_calls(kind: type[Program], number: int, step: int = 1, steps: int = 
         )
         counts["calls"] += 1
     print(f"\n{kind.__name__}, errno {number}: {dict(counts)}")
-    assert counts["calls"] > 20
+    assert counts["calls"] > 10
     return counts
 
 
