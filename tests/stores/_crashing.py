@@ -115,7 +115,9 @@ def power_cuts(kind: type[Program], policy, count: int, steps: int = 18) -> Coun
 
         def look(name, path, shots=shots, program=program, files=files):
             if name not in QUIET:
-                images = files.images(2, len(shots), lost="random")
+                # Not random bytes in place of what was lost: where a durable frame ends in zeros at
+                # the beginning of a sector, the simulated disk takes that sector for unwritten.
+                images = files.images(2, len(shots), lost="zeros")
                 shots.append((f"{name} {path}", list(program.states), images))
 
         files.on_operation = look
