@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -553,3 +554,19 @@ def test_a_log_that_was_cut_is_followed_back(store, other):
         wal.put(b"y", b"2")  # the same position again
     assert (other.get(b"x"), other.get(b"y")) == (None, b"2")
     assert list(store)[-1] == b"y"
+
+
+def test_a_snapshot_that_knows_more_than_the_log_is_damage(tmp_path):
+    """Durable records were lost; going on would put others in their place."""
+    with KeyValueStore(tmp_path / "kv", checkpoint_bytes=None) as store:
+        store[b"a"] = b"1"
+    shutil.copytree(tmp_path / "kv", tmp_path / "old")
+    with KeyValueStore(tmp_path / "kv", checkpoint_bytes=None) as store:
+        store[b"b"] = b"2"
+        store.checkpoint()
+    shutil.copy(tmp_path / "kv" / f"{2:020}.snap", tmp_path / "old")
+    with pytest.raises(DamageError, match="snapshot") as caught:
+        KeyValueStore(tmp_path / "old")
+    assert caught.value.hint
+    with KeyValueStore(tmp_path / "old", read_only=True) as store:
+        assert dict(store) == {b"a": b"1"}

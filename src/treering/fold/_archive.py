@@ -48,7 +48,16 @@ class Archive(Generic[S]):
         takes the records of one kind for those of another."""
         label = self._new().label
         self._refuse_foreign(label, "Open it with the store that made it, or choose another path")
-        if writable and self._wal.current_position() == 0 and not self.positions():
+        newest = max(self.positions(), default=0)
+        end = self._wal.current_position()  # read after: a snapshot never knows more than the log
+        if writable and newest > end and self._load_if_whole(newest) is not None:
+            raise DamageError(
+                f"the log ends at {end}, but a snapshot knows records up to {newest}",
+                path=self._wal.path,
+                position=end,
+                hint="Durable records were lost: restore a backup, or remove the snapshot to go on",
+            )
+        if writable and end == 0 and not self.positions():
             try:
                 self._wal.snapshots.write(0, label, [])
             except StorageError:
