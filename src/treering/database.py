@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from treering import DiskFullError, FsyncPolicy, UsageError, VersionError
-from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Transaction
+from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Store, Transaction
 from treering.stores.events import EventStore
 from treering.stores.jobs import JobQueue
 from treering.stores.kv import KeyValueStore
@@ -41,7 +41,7 @@ _NAME_BYTES_MAX = 1024
 _BESIDE = ("lock_timeout_seconds", "map_tail", "process_lock")
 
 
-class Database:
+class Database(Store[Shared]):
     """Stores that share one log, by name. Thread-safe; several processes may have it open at once.
 
     Each method named after a kind of store gives the store of that name, and makes it if there is
@@ -63,7 +63,6 @@ class Database:
         **options: Any,
     ) -> None:
         clock: Clock = options.get("clock") or time.time_ns
-        self._read_only = read_only
         # What a store has to know of how the log was opened.
         self._opened: dict[str, Any] = {
             name: options[name] for name in ("clock", "files") if name in options
@@ -75,8 +74,8 @@ class Database:
         fold = _RetainingFold(
             path, new, own=True, fsync_policy=fsync_policy, read_only=read_only, **options
         )
+        self._stand_on(fold, read_only)
         self._host = Host(fold)
-        self._fold = fold
         self._stores: dict[str, Any] = {}
         self._with_projections: weakref.WeakSet[EventStore] = weakref.WeakSet()
 
@@ -171,18 +170,16 @@ class Database:
         """Write a snapshot of all stores, and drop the log that none of them needs; its position.
         Durable at return. See `treering.fold.Fold.checkpoint`."""
         self._host.refuse_within("make a checkpoint")
-        return self._fold.checkpoint()
-
-    def sync(self) -> None:
-        """Make everything durable; blocks for an fsync."""
-        if not self._read_only:
-            self._fold.wal.sync()
+        return super().checkpoint()
 
     def check(self) -> None:
         """Walk all invariants: the log's, the snapshots', each store's. DamageError at the first
         that does not hold. Reads everything."""
         self._host.refuse_within("check")
-        self._fold.check()
+        super().check()
+
+    def check_state(self) -> None:
+        """The part of `check` that asks each store."""
         with self._fold.lock:
             for name, (kind, _) in self._host.state().names.items():
                 self._store(name, kind).check_state()
@@ -190,16 +187,6 @@ class Database:
     def stats(self) -> dict[str, Any]:
         """The fold's numbers, and how many stores there are."""
         return {**self._fold.stats(), "stores": len(self._fold.current.names)}
-
-    @property
-    def name(self) -> str:
-        """The directory."""
-        return self._fold.wal.path
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fold.wal.closed
 
     def close(self) -> None:
         """Make everything durable and let go of the log, for all stores, and of the projections of
@@ -209,15 +196,6 @@ class Database:
             last.callback(self._fold.close)
             for store in list(self._with_projections):
                 last.callback(store.close)
-
-    def __enter__(self) -> Database:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<treering.Database {self.name!r}{' closed' if self.closed else ''}>"
 
 
 class _RetainingFold(Fold[Shared]):

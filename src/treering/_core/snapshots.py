@@ -14,7 +14,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -123,6 +123,11 @@ class Snapshots:
         from the records, if it is not whole. Memory stays flat."""
         return read_snapshot(self._directory, position, self._log_id)
 
+    def label(self, position: int) -> bytes:
+        """Which kind of state the snapshot of that position holds; errors as `read`."""
+        with closing(_records(self._directory, position, self._log_id)) as records:
+            return bytes(next(records).value)
+
     def remove(self, position: int) -> None:
         """Remove one, if it is there."""
         self._directory.remove(snapshot_name(position))
@@ -144,15 +149,20 @@ def snapshot_positions(directory: Directory) -> list[int]:
 
 def read_snapshot(directory: Directory, position: int, log_id: bytes) -> Snapshot:
     """See Snapshots.read."""
+    records = _records(directory, position, log_id)
+    label = next(records)
+    return Snapshot(position, bytes(label.value), records)
+
+
+def _records(directory: Directory, position: int, log_id: bytes) -> Generator[Record, None, None]:
+    """The label, then the state's records."""
     try:
         file = directory.open(snapshot_name(position))
     except StorageError as error:
         if no_such_file(error):
             raise NotThereError("there is no such snapshot", position=position) from error
         raise
-    records = _Reading(file, position, log_id).records()
-    label = next(records)
-    return Snapshot(position, bytes(label.value), records)
+    return _Reading(file, position, log_id).records()
 
 
 def is_name(name: str) -> bool:
@@ -202,7 +212,7 @@ class _Reading:
             file.close()
             raise
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Generator[Record, None, None]:
         """The label, then the state's records; DamageError where the file is not whole."""
         with closing(self._file):
             count, waiting = -1, None

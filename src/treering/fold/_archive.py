@@ -46,10 +46,11 @@ class Archive(Generic[S]):
     def claim(self, *, writable: bool) -> None:
         """Refuse a log that is another kind of fold's, and mark a new one as ours: so that nobody
         takes the records of one kind for those of another."""
-        label = self._new().label
-        self._refuse_foreign(label, "Open it with the store that made it, or choose another path")
-        newest = max(self.positions(), default=0)
+        label, positions = self._new().label, self.positions()
         end = self._wal.current_position()  # read after: a snapshot never knows more than the log
+        hint = "Open it with the store that made it, or choose another path"
+        self._refuse_foreign(label, positions, hint)
+        newest = positions[0] if positions else 0
         if writable and newest > end and self._load_if_whole(newest) is not None:
             raise DamageError(
                 f"the log ends at {end}, but a snapshot knows records up to {newest}",
@@ -57,7 +58,7 @@ class Archive(Generic[S]):
                 position=end,
                 hint="Durable records were lost: restore a backup, or remove the snapshot to go on",
             )
-        if writable and end == 0 and not self.positions():
+        if writable and end == 0 and not positions:
             try:
                 self._wal.snapshots.write(0, label, [])
             except StorageError:
@@ -136,7 +137,8 @@ class Archive(Generic[S]):
         """Write the snapshot, read it again, then remove what neither it nor the one before it
         needs. Durable at return."""
         snapshots = self._wal.snapshots
-        self._refuse_foreign(state.label, "Open with checkpoint_bytes=None, and make none here")
+        hint = "Open with checkpoint_bytes=None, and make none here"
+        self._refuse_foreign(state.label, self.positions(), hint)
         self._wal.sync()  # a snapshot must not know more than the log
         if not self._proven(position):
             self._write_one(state, position, rewinds)
@@ -198,10 +200,10 @@ class Archive(Generic[S]):
                 hint="Nothing was removed. Check the device",
             )
 
-    def _refuse_foreign(self, label: bytes, hint: str) -> None:
-        for position in self.positions()[:1]:
+    def _refuse_foreign(self, label: bytes, positions: list[int], hint: str) -> None:
+        for position in positions[:1]:
             try:
-                found = self._wal.snapshots.read(position).label
+                found = self._wal.snapshots.label(position)
             except (DamageError, NotThereError):
                 return
             if found != label:

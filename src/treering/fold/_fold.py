@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from time import time_ns
 from types import FrameType
@@ -228,29 +228,28 @@ class Fold(Generic[S]):
 
     def _take_in(self, records: Sequence[Record]) -> None:
         """What we appended ourselves, right after all that we had seen, need not be read back."""
-        apply, size = self.current.apply, 0
         self._applying = True
-        if self.position == records[0].position:  # else a signal's handler has read them meanwhile
-            for record in records:
-                apply(record)
-                size += len(record.key) + len(record.value)
-            self.position += len(records)
-        self._applying = False
-        self.pace.count(len(records), size)
+        if self.position == records[0].position:
+            self._apply_all(records)
+        else:  # a signal's handler has read them meanwhile
+            self._applying = False
 
     def _read(self, end: int) -> None:
+        start = self.position
+        self._applying = True  # from here on, an exception leaves the state half changed
+        self._apply_all(islice(self._reader_at(start), end - start))
+        if self.position < end:
+            self._reader = None  # it was stopped; another one will say why
+
+    def _apply_all(self, records: Iterable[Record]) -> None:
         apply, size = self.current.apply, 0
         start = position = self.position
-        self._applying = True  # from here on, an exception leaves the state half changed
-        reader = self._reader_at(start)
-        for record in islice(reader, end - start):
+        for record in records:
             apply(record)
             size += len(record.key) + len(record.value)
             position += 1
         self.position = position
         self._applying = False
-        if position < end:
-            self._reader = None  # it was stopped; another one will say why
         self.pace.count(position - start, size)
 
     def _reader_at(self, position: int) -> Reader:

@@ -39,20 +39,12 @@ class Follower(Protocol[S]):
         """Held while the state changes."""
 
     @property
-    def always(self) -> bool:
-        """Whether what is appended is durable at return."""
-
-    @property
     def current(self) -> S:
         """The state as it was when it last caught up."""
 
     @property
     def position(self) -> int:
         """How far that is."""
-
-    @property
-    def trouble(self) -> list[str]:
-        """What went wrong with snapshots, in words."""
 
     @property
     def transaction(self) -> Unfinished | None:
@@ -72,9 +64,6 @@ class Follower(Protocol[S]):
 
     def wait(self, timeout: float | None = None, *, position: int | None = None) -> bool:
         """Sleep until there is something new."""
-
-    def catch_up(self) -> None:
-        """Take in what is new."""
 
     def command(
         self, decide: Callable[[S], Sequence[Record | Pair]], *, durable: bool | None = None

@@ -33,8 +33,7 @@ class Shared:
 
     def entry(self, name: str, kind: str) -> Record:
         """The record that adds a store to the catalogue."""
-        stream = 1 + max(self.parts, default=0)
-        return Record(name.encode(), b"%s %d" % (kind.encode(), stream))
+        return _entry(name, kind, 1 + max(self.parts, default=0))
 
     def apply(self, record: Record) -> None:
         """Take in one record: the catalogue's, or a store's."""
@@ -68,7 +67,7 @@ class Shared:
     def dump(self) -> Iterator[Record]:
         """The catalogue, then what each store dumps."""
         for name, (kind, stream) in self.names.items():
-            yield Record(name.encode(), b"%s %d" % (kind.encode(), stream))
+            yield _entry(name, kind, stream)
         for stream, part in self.parts.items():
             yield from stamped(part.dump(), stream)
 
@@ -94,6 +93,10 @@ class Shared:
         """What the store needs that needs most."""
         asked = (getattr(part, "oldest_needed", None) for part in self.parts.values())
         return min((ask() for ask in asked if ask is not None), default=_NOT_NEEDED)
+
+
+def _entry(name: str, kind: str, stream: int) -> Record:
+    return Record(name.encode(), b"%s %d" % (kind.encode(), stream))
 
 
 def stamped(records: Iterable[Record | Pair], stream: int) -> Iterator[Record]:
@@ -123,11 +126,6 @@ class Part(Generic[S]):
         return self._fold.lock
 
     @property
-    def always(self) -> bool:
-        """As the fold's."""
-        return self._fold.always
-
-    @property
     def current(self) -> S:
         """As of a fold; in a transaction the transaction's."""
         mine = self._host.mine()
@@ -138,11 +136,6 @@ class Part(Generic[S]):
         """As of a fold; in a transaction where its next record will be."""
         mine = self._host.mine()
         return self._fold.position if mine is None else mine.position
-
-    @property
-    def trouble(self) -> list[str]:
-        """As the fold's."""
-        return self._fold.trouble
 
     @property
     def transaction(self) -> Transaction | None:
@@ -179,11 +172,6 @@ class Part(Generic[S]):
         """As the fold's: records of the other stores wake it, too."""
         self._host.refuse_within("wait for others")
         return self._fold.wait(timeout, position=position)
-
-    def catch_up(self) -> None:
-        """As the fold's; a transaction's state stands still."""
-        if self._host.mine() is None:
-            self._fold.catch_up()
 
     def command(
         self, decide: Callable[[S], Sequence[Record | Pair]], *, durable: bool | None = None
@@ -324,7 +312,7 @@ class Transaction:
     ) -> range:
         """Take in records of one store, to be appended at the end; the positions they will get."""
         first, state = self.position, self.state(stream)
-        mine = placed(stamped(records, stream), first, self._fold._clock())
+        mine = placed(records, first, self._fold._clock(), stream)
         self._states.pop(stream, None)  # made anew if an interrupt leaves it half changed
         for record in mine:
             state.apply(record)

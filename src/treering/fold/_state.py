@@ -45,10 +45,13 @@ def oldest_needed(state: State, position: int) -> int:
     return position if asked is None else int(asked())
 
 
-def placed(records: Iterable[Record | Pair], position: int, now_ns: int) -> list[Record]:
-    """These records as they will be read back, the first at `position`."""
+def placed(
+    records: Iterable[Record | Pair], position: int, now_ns: int, stream: int = 0
+) -> list[Record]:
+    """These records as they will be read back, the first at `position`; as those of `stream`, if
+    it is not 0."""
     return [
-        (each if isinstance(each, Record) else Record(*each))._placed(at, now_ns)
+        (each if isinstance(each, Record) else Record(*each))._placed(at, now_ns, stream)
         for at, each in enumerate(records, position)
     ]
 

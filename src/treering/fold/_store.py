@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Generic, Self
 
+from ._fold import Fold
 from ._follower import Follower
 from ._state import S
 
@@ -14,7 +15,20 @@ class Store(Generic[S]):
     `checkpoint` and `check` are those of the whole log). Thread-safe."""
 
     _fold: Follower[S]
+    _own: Fold[S] | None
     read_only = False
+
+    def _stand_on(self, fold: Follower[S], read_only: bool) -> None:
+        """Begin on this fold. `_own` is it if the log is the store's alone, so that it may write
+        there without asking."""
+        self._fold, self.read_only = fold, read_only
+        self._own = fold if isinstance(fold, Fold) else None
+
+    def _past(self, position: int | None, time: Any) -> tuple[S, int]:
+        """The state as it was at a position or time, and that position; as `Fold.at`."""
+        if time is not None and position is None:
+            position, time = self._fold.position_at(time), None
+        return self._fold.at(position, time), position or 0
 
     def checkpoint(self) -> int:
         """Write a snapshot and drop the log that nobody needs any more; its position. Durable at

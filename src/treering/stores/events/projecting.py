@@ -313,16 +313,10 @@ class Projection:
                     left = min(left, quiet_since + timeout - now)
                 if not live or left <= 0:
                     break
-                self._wait(left)
+                self._store._fold.wait(left, position=self.position)
         finally:
             self._stops_obeyed = self._stops
         return handled
-
-    def _wait(self, seconds: float) -> None:
-        wal = self._store._fold.wal
-        with wal.read_from(self.position, follow=True, timeout=seconds) as coming:
-            for _ in coming:
-                return
 
     def stop(self) -> None:
         """End `run`, from another thread or a signal's handler, within 0.25 s. If none is going on,

@@ -86,10 +86,8 @@ class EventStore(Store[State], WithSnapshots):
         return store
 
     def _begin(self, fold: Follower[State], codec: Codec | None, options: dict[str, Any]) -> None:
-        self._fold = fold
-        self._own = fold if isinstance(fold, Fold) else None
+        self._stand_on(fold, bool(options.get("read_only")))
         self._registry = Registry(codec)
-        self.read_only = bool(options.get("read_only"))
         self._options = {
             name: options[name] for name in (*_SHARED_OPTIONS, "read_only") if name in options
         }

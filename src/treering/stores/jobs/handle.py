@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from treering import NotThereError, UsageError
-from treering.fold import Fold, Follower, Store
+from treering.fold import Follower, Store
 
 from .agenda import Entry, Job
 from .reading import Readable, View
@@ -33,10 +33,8 @@ class Handle(Store[State], Readable):
     def _begin(
         self, fold: Follower[State], clock: Callable[[], int] | None, read_only: bool
     ) -> None:
-        self._fold, self.read_only = fold, read_only
+        self._stand_on(fold, read_only)
         self._clock = clock or time.time_ns
-        # The log is ours, so we may write to it without asking.
-        self._own = fold if isinstance(fold, Fold) else None
 
     def _now_ns(self, state: State) -> int:
         return max(self._clock(), state.newest_ns)
@@ -51,9 +49,7 @@ class Handle(Store[State], Readable):
         """The queue as it was when the log ended at `position` (see `position`), or at a time
         (seconds since 1970 or a datetime). Reads the log from the snapshot before it on.
         PrunedError when a checkpoint has removed what that takes; PositionError beyond the end."""
-        if time is not None and position is None:
-            position, time = self._fold.position_at(time), None
-        return View(self._fold.at(position, time), position or 0)
+        return View(*self._past(position, time))
 
     @property
     def position(self) -> int:

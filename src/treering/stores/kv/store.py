@@ -36,6 +36,8 @@ class KeyValueStore(Store[State], Readable, MutableMapping[bytes, bytes]):
     ReadOnlyError. A key or value that is not bytes is a NotBytesError (a UsageError and TypeError).
     """
 
+    _exclusive = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -55,13 +57,14 @@ class KeyValueStore(Store[State], Readable, MutableMapping[bytes, bytes]):
             read_only=read_only,
             **options,
         )
-        self._begin(fold, fold, exclusive, read_only)
+        self._stand_on(fold, read_only)
+        self._exclusive = exclusive
 
     @classmethod
     def on(cls, fold: Follower[State], *, read_only: bool = False, **options: Any) -> KeyValueStore:
         """The store as a part of a database; see `treering.Database`."""
         store = cls.__new__(cls)
-        store._begin(fold, None, False, read_only)
+        store._stand_on(fold, read_only)
         return store
 
     @staticmethod
@@ -69,22 +72,15 @@ class KeyValueStore(Store[State], Readable, MutableMapping[bytes, bytes]):
         """An empty state, for a database."""
         return State(clock)
 
-    def _begin(
-        self, fold: Follower[State], own: Fold[State] | None, exclusive: bool, read_only: bool
-    ) -> None:
-        self._fold, self._own = fold, own
-        self._exclusive, self.read_only = exclusive, read_only
-
     # --- Queries: from memory, after a look whether others wrote something ---
 
     def get(self, key: bytes, default: Any = None, **_: Any) -> Any:
         """The value of `key`, or `default`: O(1). Keywords of plyvel are ignored."""
         fold = self._fold
-        if not self._exclusive:
-            fold.state()
-        elif fold.wal.current_position() != fold.position:  # nobody else can take records back
-            fold.catch_up()
-        state = fold.current
+        if self._exclusive and fold.wal.current_position() == fold.position:
+            state = fold.current  # nobody else can take records back
+        else:
+            state = fold.state()
         try:
             if state.expiries and key in state.expiries:
                 value = state.get(key)
@@ -117,11 +113,8 @@ class KeyValueStore(Store[State], Readable, MutableMapping[bytes, bytes]):
         """The store as it was when the log ended at `position` (see `position`), or at a time
         (seconds since 1970 or a datetime). Reads the log from the snapshot before it on.
         PrunedError when a checkpoint has removed what that takes; PositionError beyond the end."""
-        if time is not None and position is None:
-            position = self._fold.position_at(time)
-            time = None
-        state = self._fold.at(position, time)
-        return View(state, position or 0, state.newest_ns)
+        state, position = self._past(position, time)
+        return View(state, position, state.newest_ns)
 
     @property
     def position(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from treering import DiskFullError, UsageError
-from treering.fold import Fold, Follower
+from treering.fold import Fold, Follower, Store
 
 from . import records as rec
 from . import retention
@@ -30,14 +30,11 @@ class RetainingFold(Fold[State]):
         return super().checkpoint()
 
 
-class Publishing(Readable):
+class Publishing(Store[State], Readable):
     """What appends messages; `MessageLog` adds the rest."""
 
     def _begin(self, fold: Follower[State], read_only: bool = False) -> None:
-        self._fold = fold
-        self.read_only = read_only
-        # A log of our own takes messages directly; in a shared one each is stamped as ours.
-        self._own = fold if isinstance(fold, Fold) else None
+        self._stand_on(fold, read_only)
         self._names: dict[str, bytes] = {}
 
     def _state(self) -> State:

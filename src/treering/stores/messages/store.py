@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 from treering import FsyncPolicy, PrunedError, Record, UsageError
-from treering.fold import Follower, Store
+from treering.fold import Follower
 
 from . import records as rec
 from . import retention
@@ -26,7 +26,7 @@ from .view import LogView
 _CHECKS_MAX = 3
 
 
-class MessageLog(Store[State], Publishing):
+class MessageLog(Publishing):
     """Topics of messages in a directory, with durable consumers and groups. Thread-safe; several
     processes may have it open at once, and each sees what the others did with its next call.
 
@@ -212,9 +212,7 @@ class MessageLog(Store[State], Publishing):
         """The message log as it was when it ended at `position` (see `position`), or at a time
         (seconds since 1970 or a datetime). Reads the log from the snapshot before it on.
         PrunedError when a checkpoint has removed what that takes; PositionError beyond the end."""
-        if time is not None and position is None:
-            position, time = self._fold.position_at(time), None
-        return LogView(self._fold, self._fold.at(position, time), position or 0)
+        return LogView(self._fold, *self._past(position, time))
 
     @property
     def position(self) -> int:
