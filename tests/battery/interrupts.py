@@ -41,7 +41,7 @@ class Breaker:
         sys.settrace(None)
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CORE) or in_a_del(frame):
+        if not frame.f_code.co_filename.startswith(CORE) or _collecting(frame):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
@@ -54,7 +54,7 @@ class Breaker:
         return self._step
 
 
-def in_a_del(frame: FrameType | None) -> bool:
+def _collecting(frame: FrameType | None) -> bool:
     """Whether this happens inside a __del__: what is raised there, Python throws away."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":

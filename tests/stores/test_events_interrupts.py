@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.crash._scale import cases
-from tests.threads import interrupts
+from tests.threads.interrupts import PACKAGE, At, count, interrupted, points
 from treering import FsyncPolicy, ReentrantError
 from treering.stores.events import Event, EventStore
 from treering.testing import MemoryFiles
-
-
-@pytest.fixture(autouse=True)
-def the_whole_package(monkeypatch):
-    """Points of the stores count as those of the core do."""
-    monkeypatch.setattr(interrupts, "_CORE", interrupts._PACKAGE)
 
 
 def opened(files):
@@ -36,12 +28,12 @@ def test_an_append_that_is_interrupted_happened_or_did_not_and_can_be_repeated()
     other = opened(store._fold.wal._config.files)
     store.append("s", some(turn))
     other.append("t", Event("x"))
-    total = interrupts.count(lambda: store.append("s", some(1)))
-    for k in interrupts.points(total + 5, cases(250)):
+    total = count(lambda: store.append("s", some(1)), PACKAGE)
+    for k in points(total + 5, cases(250)):
         turn = k + 1
         before = store.version("s")
         other.append("t", Event("x"))  # so that there is something to take in
-        hits += interrupts.interrupted(lambda turn=turn: store.append("s", some(turn)), k)
+        hits += interrupted(lambda turn=turn: store.append("s", some(turn)), k, PACKAGE)
         assert store.version("s") in (before, before + 2)
         assert store.append("s", some(turn)).version == before + 2
         assert store.version("s") == other.version("s") == before + 2
@@ -58,8 +50,8 @@ def test_a_handler_that_appends_itself_leaves_a_right_index():
     other = opened(store._fold.wal._config.files)
     store.append("s", some(0))
     other.append("t", Event("x"))
-    total = interrupts.count(lambda: store.append("s", some(1)))
-    for k in interrupts.points(total, cases(250)):
+    total = count(lambda: store.append("s", some(1)), PACKAGE)
+    for k in points(total, cases(250)):
         handled = []
 
         def handler(k=k, handled=handled):
@@ -70,7 +62,7 @@ def test_a_handler_that_appends_itself_leaves_a_right_index():
 
         other.append("t", Event("x"))
         before = store.version("s")
-        with interrupts.At(k, handler):
+        with At(k, handler, PACKAGE):
             store.append("s", some(k + 1))
         assert store.version("s") == other.version("s") == before + 2
         if handled and handled[0] is not None:
@@ -87,11 +79,11 @@ def test_an_interrupted_projection_counts_each_event_once():
     store = opened(MemoryFiles())
     projection = store.projection("n", lambda view, event: view.update(n=view.get("n", 0) + 1))
     store.append("s", Event("e"))
-    total = interrupts.count(projection.catch_up)
+    total = count(projection.catch_up, PACKAGE)
     hits = 0
-    for k in interrupts.points(total, cases(150)):
+    for k in points(total, cases(150)):
         store.append("s", Event("e"))
-        hits += interrupts.interrupted(projection.catch_up, k)
+        hits += interrupted(projection.catch_up, k, PACKAGE)
         projection.catch_up()
         assert projection.view["n"] == store.position
     assert hits > cases(60)
