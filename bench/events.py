@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from harness import VALUE, Context, Group, Row, at_least, at_most, rounds, row
+from harness import VALUE, Context, Group, Row, at_least, at_most, opening, rounds, row
 
 from treering import FsyncPolicy
 from treering.stores.events import Event, EventStore
@@ -87,12 +87,7 @@ def _sqlite(path: Path) -> sqlite3.Connection:
 def _among_many(context: Context, group: Group, stack: contextlib.ExitStack) -> None:
     path, streams = context.path("many"), context.pick(100_000, 10_000)
     _build(path, streams)
-    seconds = []
-    for _ in range(context.pick(5, 3)):
-        started = time.perf_counter()
-        store = EventStore(path, **_OPTIONS)
-        seconds.append(time.perf_counter() - started)
-        store.close()
+    seconds = opening(context, lambda: EventStore(path, **_OPTIONS))
     name = f"open with {100 * streams:,} events in {streams:,} streams"
     group.rows.append(at_most(row({"open": seconds}, "open", "s", label=name), 1))
     store = stack.enter_context(EventStore(path, **_OPTIONS))

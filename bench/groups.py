@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import raw
 from core import ALWAYS
@@ -73,6 +74,16 @@ def _report(
 def _thread_rate(context: Context, count: int, seconds: float) -> float:
     with Wal.open(context.path("group"), fsync_policy=ALWAYS) as wal:
         return thread_rate(count, seconds, lambda: wal.put(KEY, VALUE))
+
+
+def synced(context: Context, make: Callable[[], Any], call: Callable[[Any], object]) -> list[float]:
+    """Calls per second of 64 threads on a store that `make` opens anew each time."""
+    rates = []
+    for _ in range(context.pick(5, 3)):
+        with make() as store:
+            seconds = context.pick(0.5, 0.2)
+            rates.append(thread_rate(64, seconds, lambda store=store: call(store)))
+    return rates
 
 
 def thread_rate(count: int, seconds: float, call: Callable[[], object]) -> float:

@@ -139,6 +139,19 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def opening(
+    context: Context, make: Callable[[], Any], first: Callable[[Any], object] = lambda store: None
+) -> list[float]:
+    """Seconds to open a store, and for what is done `first`, some times over."""
+    seconds = []
+    for _ in range(context.pick(5, 3)):
+        started = time.perf_counter()
+        with make() as store:
+            first(store)
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
 def ratio(samples: Samples, name: str, versus: str) -> float:
     """Median of the rounds' ratios of two contestants."""
     return statistics.median(

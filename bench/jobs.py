@@ -10,7 +10,7 @@ from typing import Any
 
 import peers
 from groups import thread_rate
-from harness import VALUE, Context, Group, Row, ratio_at_least, rounds, row
+from harness import VALUE, Context, Group, Row, opening, ratio_at_least, rounds, row
 
 from treering import FsyncPolicy
 from treering.stores.jobs import JobQueue
@@ -193,11 +193,6 @@ def _opening(context: Context) -> Row:
         for _ in range(count // 1000):
             queue.put_many([VALUE] * 1000)
         queue.checkpoint()
-    seconds = []
-    for _ in range(context.pick(5, 3)):
-        started = time.perf_counter()
-        with JobQueue(path, **options) as queue:
-            queue.get()
-            seconds.append(time.perf_counter() - started)
+    seconds = opening(context, lambda: JobQueue(path, **options), lambda queue: queue.get())
     label = f"open with {count:,} jobs, and get one"
     return row({"open": seconds}, "open", "s", label=label)

@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from groups import thread_rate
-from harness import VALUE, Context, Group, Row, at_least, at_most, percentile, rounds, row
+from groups import synced
+from harness import VALUE, Context, Group, Row, at_least, at_most, opening, percentile, rounds, row
 from processes import Worker, _send
 
 from treering import FsyncPolicy
@@ -125,20 +125,15 @@ def _recovery(context: Context) -> Row:
         log.checkpoint()
         for _ in range(10):
             log.publish_many("a", [b"v"] * _AT_ONCE)
-    seconds = []
-    for _ in range(context.pick(5, 3)):
-        started = time.perf_counter()
-        log = MessageLog(path, **options)
-        seconds.append(time.perf_counter() - started)
-        log.close()
+    seconds = opening(context, lambda: MessageLog(path, **options))
     return at_most(row({"open": seconds}, "open", "s", label=f"open with {count:,} messages"), 1)
 
 
 def _synced(context: Context) -> Row:
     """Durable messages per second of 64 threads."""
-    seconds = context.pick(0.5, 0.2)
-    rates = []
-    for _ in range(context.pick(5, 3)):
-        with MessageLog(context.path("messages-synced")) as log:
-            rates.append(thread_rate(64, seconds, lambda log=log: log.publish("a", VALUE)))
+    rates = synced(
+        context,
+        lambda: MessageLog(context.path("messages-synced")),
+        lambda log: log.publish("a", VALUE),
+    )
     return row({"synced": rates}, "synced", "/s", label="64 threads, durable messages")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 import peers
-from groups import thread_rate
-from harness import VALUE, Context, Group, Row, at_most, rounds, row
+from groups import synced
+from harness import VALUE, Context, Group, Row, at_most, opening, rounds, row
 
 from treering import FsyncPolicy
 from treering.stores.kv import KeyValueStore
@@ -84,20 +84,15 @@ def _recovery(context: Context) -> Row:
         store.checkpoint()
         for key in keys[::10]:
             store.put(key, VALUE)
-    seconds = []
-    for _ in range(context.pick(5, 3)):
-        started = time.perf_counter()
-        store = KeyValueStore(path, **options)
-        seconds.append(time.perf_counter() - started)
-        store.close()
+    seconds = opening(context, lambda: KeyValueStore(path, **options))
     return at_most(row({"open": seconds}, "open", "s", label=f"open with {count:,} keys"), 1)
 
 
 def _synced(context: Context) -> Row:
     """Durable puts per second of 64 threads."""
-    seconds = context.pick(0.5, 0.2)
-    rates = []
-    for _ in range(context.pick(5, 3)):
-        with KeyValueStore(context.path("kv-synced")) as store:
-            rates.append(thread_rate(64, seconds, lambda store=store: store.put(_KEYS[0], VALUE)))
+    rates = synced(
+        context,
+        lambda: KeyValueStore(context.path("kv-synced")),
+        lambda store: store.put(_KEYS[0], VALUE),
+    )
     return row({"synced": rates}, "synced", "/s", label="64 threads, durable puts")

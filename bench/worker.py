@@ -16,12 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from harness import KEY, VALUE
+from long import STORES
 
 import treering
 from treering import FsyncPolicy, Wal
-from treering.stores.events import EventStore
-from treering.stores.jobs import JobQueue
-from treering.stores.kv import KeyValueStore
 from treering.stores.messages import MessageLog
 
 
@@ -151,7 +149,7 @@ def _verify(path: str) -> None:
 def open_store(path: str, kind: str) -> None:
     """Open a store, tell how long it took and how much memory it holds then."""
     before, started = _resident(), time.perf_counter()
-    with KINDS[kind](path, fsync_policy=FsyncPolicy.OS, checkpoint_bytes=None):
+    with STORES[kind][0](path, fsync_policy=FsyncPolicy.OS, checkpoint_bytes=None):
         tell(seconds=time.perf_counter() - started, memory=_resident() - before)
 
 
@@ -159,13 +157,6 @@ def _resident() -> int:
     with open("/proc/self/statm", encoding="ascii") as numbers:
         return int(numbers.read().split()[1]) * resource.getpagesize()
 
-
-KINDS: dict[str, Callable[..., Any]] = {
-    "key-value": KeyValueStore,
-    "jobs": JobQueue,
-    "messages": MessageLog,
-    "events": EventStore,
-}
 
 MEMORY: dict[str, Callable[[str], None]] = {
     "replay": _replay,

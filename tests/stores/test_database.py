@@ -7,6 +7,7 @@ import threading
 import pytest
 
 import treering
+from tests.stores._opening import SMALL
 from treering import (
     ClosedError,
     ConflictError,
@@ -24,16 +25,9 @@ from treering.stores.kv import KeyValueStore
 from treering.stores.messages import MessageLog
 from treering.testing import FaultyFiles, MemoryFiles
 
-OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
-
 
 def opened(files, **options):
-    return Database("/db", files=files, **{**OPTIONS, **options})
+    return Database("/db", files=files, **{**SMALL, **options})
 
 
 def test_stores_of_one_log_are_apart(files):
@@ -298,16 +292,16 @@ KINDS = {
 @pytest.mark.parametrize("mine", KINDS)
 @pytest.mark.parametrize("yours", KINDS)
 def test_a_store_of_one_kind_is_not_opened_as_another(files, mine, yours):
-    with KINDS[mine]("/db", files=files, **OPTIONS) as store:
+    with KINDS[mine]("/db", files=files, **SMALL) as store:
         position = store.position
     if mine == yours:
-        KINDS[yours]("/db", files=files, **OPTIONS).close()
+        KINDS[yours]("/db", files=files, **SMALL).close()
         return
     for options in ({}, {"read_only": True}):
         with pytest.raises(UsageError) as caught:
-            KINDS[yours]("/db", files=files, **OPTIONS, **options)
+            KINDS[yours]("/db", files=files, **SMALL, **options)
         assert caught.value.hint
-    with KINDS[mine]("/db", files=files, **OPTIONS) as store:
+    with KINDS[mine]("/db", files=files, **SMALL) as store:
         assert store.position == position
         assert store.stats()["trouble"] == []
         store.check()

@@ -14,6 +14,7 @@ import uuid
 import pytest
 
 import treering
+from tests.stores._opening import SMALL, opener
 from treering import (
     ClosedError,
     ConflictError,
@@ -37,37 +38,13 @@ from treering.stores.events import (
 )
 from treering.stores.events.event import EVENT, HEAD
 from treering.stores.events.state import State
-from treering.testing import FakeClock, MemoryFiles
-
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
+from treering.testing import FakeClock
 
 
 @pytest.fixture
 def opened(files):
-    stores = []
-
-    def open_store(**options):
-        stores.append(EventStore("/events", files=files, **{**SMALL, **options}))
-        return stores[-1]
-
-    yield open_store
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(opened):
-    return opened()
-
-
-@pytest.fixture
-def other(store, opened):
-    return opened()
+    with opener(EventStore, "/events", files=files) as open_store:
+        yield open_store
 
 
 def seen(events):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.stores._opening import SMALL, opener
 from treering import (
     DamageError,
     FsyncPolicy,
@@ -18,32 +19,12 @@ from treering import (
 )
 from treering.stores.events import Event, EventStore
 from treering.stores.events.projecting import BATCH, ViewState
-from treering.testing import MemoryFiles
-
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
 
 
 @pytest.fixture
 def opened(files):
-    stores = []
-
-    def open_store(**options):
-        stores.append(EventStore("/events", files=files, **{**SMALL, **options}))
-        return stores[-1]
-
-    yield open_store
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(opened):
-    return opened()
+    with opener(EventStore, "/events", files=files) as open_store:
+        yield open_store
 
 
 def count(view, event):

@@ -56,11 +56,6 @@ class Totals:
         return other
 
 
-@pytest.fixture
-def files():
-    return MemoryFiles()
-
-
 def opened(files, **options):
     return Fold("/log", Totals, files=files, **{**OPTIONS, **options})
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.stores._opening import SMALL
 from treering import (
     ClosedError,
     DamageError,
@@ -26,13 +27,7 @@ from treering.stores.jobs.agenda import Entry
 from treering.stores.jobs.state import State
 from treering.testing import FakeClock, MemoryFiles
 
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
 
 
 @pytest.fixture

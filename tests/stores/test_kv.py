@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
+from tests.stores._opening import SMALL, opener
 from treering import (
     ClosedError,
     DamageError,
-    FsyncPolicy,
     PrunedError,
     ReadOnlyError,
     TooLargeError,
@@ -19,38 +19,15 @@ from treering import (
     Wal,
 )
 from treering.stores.kv import KeyValueStore, NotBytesError
-from treering.testing import FakeClock, MemoryFiles
+from treering.testing import FakeClock
 
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
 SECOND = 1_000_000_000
 
 
 @pytest.fixture
-def files():
-    return MemoryFiles()
-
-
-@pytest.fixture
 def opened(files):
-    stores = []
-
-    def open_store(**options):
-        stores.append(KeyValueStore("/kv", files=files, **{**SMALL, **options}))
-        return stores[-1]
-
-    yield open_store
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(opened):
-    return opened()
-
-
-@pytest.fixture
-def other(store, opened):
-    return opened()
+    with opener(KeyValueStore, "/kv", files=files) as open_store:
+        yield open_store
 
 
 def numbered(start, stop):

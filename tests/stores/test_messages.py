@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from tests.stores._opening import opener
 from treering import (
     ConflictError,
     DamageError,
@@ -30,15 +31,9 @@ from treering.stores.messages import LeaseLostError, Message, MessageLog
 from treering.stores.messages import records as rec
 from treering.stores.messages.index import CHUNK_MESSAGES, Index
 from treering.stores.messages.state import State
-from treering.testing import FakeClock, MemoryFiles
+from treering.testing import FakeClock
 
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
 
 
 @pytest.fixture
@@ -48,15 +43,8 @@ def clock():
 
 @pytest.fixture
 def opened(files, clock):
-    logs = []
-
-    def open_log(**options):
-        logs.append(MessageLog("/log", **{"files": files, "clock": clock, **SMALL, **options}))
-        return logs[-1]
-
-    yield open_log
-    for log in logs:
-        log.close()
+    with opener(MessageLog, "/log", files=files, clock=clock) as open_store:
+        yield open_store
 
 
 @pytest.fixture

@@ -12,18 +12,13 @@ import tracemalloc
 
 import pytest
 
+from tests.stores._opening import SMALL
 from treering import ConflictError, Database, FsyncPolicy, PositionError, UsageError
 from treering.stores.jobs import JobQueue, LeaseLostError, WorkersDieError, work_processes
 from treering.stores.messages import MessageLog
-from treering.testing import FakeClock, MemoryFiles
+from treering.testing import FakeClock
 
-SMALL = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
 DAY = 86_400
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from tests.stores._interrupting import Breaker
+from tests.stores._opening import SMALL
+from tests.threads.interrupts import PACKAGE, interrupted
 from treering import ConflictError, DamageError, Database, FsyncPolicy, Record, UsageError, Wal
 from treering.fold import Fold
 from treering.fold._state import difference
@@ -18,16 +19,9 @@ from treering.stores.kv import KeyValueStore
 from treering.stores.messages import MessageLog
 from treering.testing import MemoryFiles
 
-OPTIONS = {"fsync_policy": FsyncPolicy.OS, "segment_bytes_max": 4096, "checkpoint_bytes": None}
-
-
-@pytest.fixture
-def files():
-    return MemoryFiles()
-
 
 def opened(files, **options):
-    return Database("/db", files=files, **{**OPTIONS, **options})
+    return Database("/db", files=files, **{**SMALL, **options})
 
 
 # --- What a transaction adds has positions that others may take ---
@@ -175,7 +169,7 @@ def test_anothers_commit_is_not_taken_for_one_that_was_rolled_back(files):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_of_another_threads_fork_is_in_no_transaction(tmp_path):
-    db = Database(tmp_path / "db", **OPTIONS)
+    db = Database(tmp_path / "db", **SMALL)
     one = db.kv("one")
     inside, done = threading.Event(), threading.Event()
 
@@ -200,7 +194,7 @@ def test_a_child_of_another_threads_fork_is_in_no_transaction(tmp_path):
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
-    with Database(tmp_path / "db", **OPTIONS) as other:
+    with Database(tmp_path / "db", **SMALL) as other:
         found = dict(other.kv("one"))
     done.set()
     thread.join()
@@ -221,7 +215,7 @@ def test_closing_within_a_transaction_is_refused_and_waits_for_nobody(files):
 def test_a_database_closes_the_projections_of_its_event_stores(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with Database(tmp_path / "db", **OPTIONS) as db:
+        with Database(tmp_path / "db", **SMALL) as db:
             for options in ({}, {"codec": None}):
                 projection = db.events("e", **options).projection("n", lambda view, event: None)
             db.events("e").append("s", Event("e"))
@@ -231,7 +225,7 @@ def test_a_database_closes_the_projections_of_its_event_stores(tmp_path):
 
 
 def test_a_databases_projections_are_locked_and_written_as_its_log(tmp_path):
-    with Database(tmp_path / "db", process_lock="file", map_tail=False, **OPTIONS) as db:
+    with Database(tmp_path / "db", process_lock="file", map_tail=False, **SMALL) as db:
         projection = db.events("e").projection("n", lambda view, event: None)
         config = projection._fold.wal._config
         assert (config.process_lock, config.map_tail) == ("file", False)
@@ -265,7 +259,7 @@ def test_a_repeated_event_in_a_transaction_is_durable_at_its_end(files):
 
 
 def test_a_subscription_to_a_stream_misses_nothing_that_comes_while_it_looks(files):
-    with EventStore("/e", files=files, **OPTIONS) as store:
+    with EventStore("/e", files=files, **SMALL) as store:
         store.append("s", [Event("e", number) for number in range(250)])
         look, late = store._positions_from, [Event("e", number) for number in range(250, 260)]
 
@@ -281,7 +275,7 @@ def test_a_subscription_to_a_stream_misses_nothing_that_comes_while_it_looks(fil
 
 
 def test_a_projection_stopped_before_it_begins_to_run_does_not_run(files):
-    with EventStore("/e", files=files, **OPTIONS) as store:
+    with EventStore("/e", files=files, **SMALL) as store:
         projection = store.projection("n", lambda view, event: None)
         projection.stop()  # from a thread that was quicker than the one that runs it
         thread = threading.Thread(target=projection.run, daemon=True)
@@ -326,7 +320,7 @@ def filled(fold):
 
 
 def test_opening_while_others_replace_all_the_snapshots(files):
-    with Fold("/log", Counter, files=files, **OPTIONS) as fold:
+    with Fold("/log", Counter, files=files, **SMALL) as fold:
         filled(fold)
         filled(fold)
         others = [fold] * 2
@@ -345,7 +339,7 @@ def test_opening_while_others_replace_all_the_snapshots(files):
             def __getattr__(self, name):
                 return getattr(self._snapshots, name)
 
-        with Fold("/log", Counter, files=files, **OPTIONS) as slow:
+        with Fold("/log", Counter, files=files, **SMALL) as slow:
             slow.wal.__class__ = type(
                 "SlowWal", (Wal,), {"snapshots": property(lambda wal: Slow(original(wal)))}
             )
@@ -355,10 +349,10 @@ def test_opening_while_others_replace_all_the_snapshots(files):
 
 
 def test_checking_while_others_replace_the_snapshots(files):
-    with Fold("/log", Counter, files=files, **OPTIONS) as fold:
+    with Fold("/log", Counter, files=files, **SMALL) as fold:
         filled(fold)
         filled(fold)
-        with Fold("/log", Counter, files=files, **OPTIONS) as other:
+        with Fold("/log", Counter, files=files, **SMALL) as other:
             load, others = fold._archive.load_one, [other] * 2
 
             def load_late(position):
@@ -426,12 +420,8 @@ def test_a_call_that_was_broken_off_at_any_step_leaves_a_sound_transaction(name)
             for made in CALLS.values():
                 made(db)
             with db.transaction():
-                try:
-                    with Breaker(at, KeyboardInterrupt):
-                        call(db)
-                    at = -1  # it was not broken off any more
-                except KeyboardInterrupt:
-                    pass
+                if not interrupted(lambda db=db: call(db), at, PACKAGE):
+                    at = -1  # it was over before
                 db.events("e").append("s", Event("e", 2))
                 for made in list(CALLS.values())[1:]:
                     made(db)
@@ -444,7 +434,7 @@ def test_a_call_that_was_broken_off_at_any_step_leaves_a_sound_transaction(name)
 
 def test_checking_a_store_whose_keys_expire_meanwhile(files):
     now = itertools.count(10**18, 10**8)
-    with KeyValueStore("/kv", files=files, clock=lambda: next(now), **OPTIONS) as store:
+    with KeyValueStore("/kv", files=files, clock=lambda: next(now), **SMALL) as store:
         for number in range(50):
             store.put(b"%d" % number, b"v", ttl=100)
         for _ in range(100):
@@ -453,7 +443,7 @@ def test_checking_a_store_whose_keys_expire_meanwhile(files):
 
 
 def test_a_snapshot_with_a_message_of_a_topic_that_is_not_compacted_is_refused(files):
-    with MessageLog("/m", files=files, **OPTIONS) as log:
+    with MessageLog("/m", files=files, **SMALL) as log:
         log.set_retention("t", compact=True)
         log.publish("t", b"v", key=b"k")
         records = list(log._fold.current.dump())
