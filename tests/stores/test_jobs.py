@@ -12,6 +12,7 @@ from tests.stores._opening import SMALL
 from treering import (
     ClosedError,
     DamageError,
+    Database,
     FsyncPolicy,
     NotThereError,
     ReadOnlyError,
@@ -21,7 +22,6 @@ from treering import (
     VersionError,
     Wal,
 )
-from treering.fold import Fold
 from treering.stores.jobs import DuplicateJobError, JobQueue, LeaseLostError
 from treering.stores.jobs.agenda import Entry
 from treering.stores.jobs.state import State
@@ -635,69 +635,26 @@ def test_a_handle_says_what_it_is(queue):
 # --- as a part of a database ---
 
 
-class Guest:
-    """What a database gives a store: other records come in between, and the log is not its own."""
-
-    def __init__(self, fold):
-        self._fold = fold
-        self.scratch = None
-
-    def __getattr__(self, name):
-        return getattr(self._fold, name)
-
-    @property
-    def current(self):
-        return self.scratch or self._fold.current
-
-    def state(self):
-        return self.scratch or self._fold.state()
-
-    def command(self, decide, durable=None):
-        if self.scratch is None:
-            return self._fold.command(decide, durable=durable)
-        return self._add(decide(self.scratch))
-
-    def append(self, records, durable=None):
-        return self._add(records) if self.scratch else self._fold.append(records, durable=durable)
-
-    def _add(self, records):
-        first = self._fold.position + len(self.added)
-        made = [each if isinstance(each, Record) else Record(*each) for each in records]
-        for at, record in enumerate(made, first):
-            self.scratch.apply(record._placed(at, time.time_ns()))
-        self.added += made
-        return range(first, first + len(made))
-
-    def begin(self):
-        self.scratch, self.added = self._fold.state().scratch(), []
-
-    def commit(self):
-        self._fold.append(self.added)
-        self.scratch = None
-
-
 def test_put_ack_and_nack_in_a_transaction(files):
-    with Fold("/db", State, files=files, fsync_policy=FsyncPolicy.OS) as fold:
-        guest = Guest(fold)
-        queue = JobQueue.on(guest, attempts_max=1)
+    with Database("/db", files=files, **SMALL) as db:
+        queue = db.queue("mail", attempts_max=1)
         ids = queue.put_many([b"one", b"two", b"three"])
         one, two, _ = queue.get_many(3)
-        before = fold.current.copy()
-        guest.begin()
-        queue.ack(one)
-        assert not queue.nack(two, error="no")
-        four = queue.put(b"four", key=b"k")
-        assert queue.put(b"five", key=b"k") == four
-        assert queue.put(b"six") == four + 1
-        with pytest.raises(LeaseLostError):
+        [state] = db._fold.current.parts.values()
+        before = state.copy()
+        with db.transaction():
             queue.ack(one)
-        with pytest.raises(UsageError, match="transaction"):
-            queue.get()
-        assert len(queue) == 3 and queue.dead()[0].id == two.id
-        state = fold.current
-        assert (state.jobs, state.dead, state.keys) == (before.jobs, before.dead, before.keys)
-        guest.commit()
-        assert sorted(fold.state().jobs) == [ids[2], four, four + 1]
+            assert not queue.nack(two, error="no")
+            four = queue.put(b"four", key=b"k")
+            assert queue.put(b"five", key=b"k") == four
+            assert queue.put(b"six") == four + 1
+            with pytest.raises(LeaseLostError):
+                queue.ack(one)
+            with pytest.raises(UsageError, match="transaction"):
+                queue.get()
+            assert len(queue) == 3 and queue.dead()[0].id == two.id
+            assert (state.jobs, state.dead, state.keys) == (before.jobs, before.dead, before.keys)
+        assert sorted(state.jobs) == [ids[2], four, four + 1]
         assert bodies(queue.get_many(5)) == [b"four", b"six"]
         queue.check()
 
