@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 import traceback
-from functools import partial
 
 import pytest
 
-from tests.stores._opening import opener
+from tests.stores._opening import SMALL, opener
 from treering import (
     ConflictError,
     DamageError,
+    Database,
     FsyncPolicy,
     NotThereError,
     PositionError,
@@ -26,7 +26,6 @@ from treering import (
     UsageError,
     VersionError,
 )
-from treering.fold import Fold
 from treering.stores.messages import LeaseLostError, Message, MessageLog
 from treering.stores.messages import records as rec
 from treering.stores.messages.index import CHUNK_MESSAGES, Index
@@ -1053,28 +1052,16 @@ def test_the_index_must_tell_the_truth(log):
 # --- as a part of a database ---
 
 
-class Shared:
-    """Another log's fold for two kinds of records, as a host would give it to the store."""
-
-    def __init__(self, path, files):
-        self.inner = Fold(
-            path, partial(State), files=files, fsync_policy=FsyncPolicy.OS, checkpoint_bytes=None
-        )
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-
-def test_the_store_works_on_a_given_fold(files):
-    shared = Shared("/shared", files)
-    log = MessageLog.on(shared)
-    fill(log, "a", 0, 3)
-    log.publish_many("a", [b"3", b"4"])
-    consumer, group = log.consumer("c", "a"), log.group("g", "a")
-    assert values(consumer) == values(group.get(9)) == [b"0", b"1", b"2", b"3", b"4"]
-    consumer.commit()
-    log.checkpoint()
-    log.check()
+def test_the_store_works_on_a_part_of_a_fold(files):
+    with Database("/shared", files=files, **SMALL) as db:
+        log = db.messages("m")
+        fill(log, "a", 0, 3)
+        log.publish_many("a", [b"3", b"4"])
+        consumer, group = log.consumer("c", "a"), log.group("g", "a")
+        assert values(consumer) == values(group.get(9)) == [b"0", b"1", b"2", b"3", b"4"]
+        consumer.commit()
+        log.checkpoint()
+        log.check()
     log.close()
     assert log.closed
 
