@@ -27,10 +27,14 @@
 A query catches up with the log, whoever wrote to it, and looks at the state. A command looks at the
 state and appends on the strength of it, only if nothing came in between (`Fold.command`). A
 checkpoint writes a snapshot and truncates the log, so that opening stays quick, the disk bounded.
+
+A store that keeps files beside its log opens them through a `Directory`, the door that the log
+itself goes through: so `treering.testing` can cut their power, too.
 """
 
 from __future__ import annotations
 
+from .._core.files import CREATE, CREATE_NEW, READ, WRITE, Directory, File, SystemFiles
 from ._fold import Fold
 from ._follower import Follower, end_of
 from ._overlay import Overlay
@@ -39,7 +43,11 @@ from ._state import Index, Pair, State
 from ._store import Store
 
 __all__ = [
+    "CREATE",
+    "CREATE_NEW",
     "CommitConflictError",
+    "Directory",
+    "File",
     "Fold",
     "Follower",
     "Host",
@@ -47,9 +55,12 @@ __all__ = [
     "Overlay",
     "Pair",
     "Part",
+    "READ",
     "Shared",
     "State",
     "Store",
+    "SystemFiles",
     "Transaction",
+    "WRITE",
     "end_of",
 ]
