@@ -10,6 +10,8 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 LOG    := $(VENV)/install.log
 CORE   := src/treering/_core
+# One process of tests for each processor. For one at a time: ALONG=
+ALONG  ?= -n auto --dist worksteal
 NATIVE  = $(wildcard $(CORE)/_codec_c.*.so)
 say     = @printf '==> %s\n'
 
@@ -23,11 +25,11 @@ demo: build ## show what treering does, in a minute
 
 test: build $(VENV)/extra-test ## run all tests against the build at hand
 	$(say) 'running the tests'
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q $(ALONG) $(ARGS)
 
 test-pure: build $(VENV)/extra-test ## run the suites again in pure Python
 	$(say) 'running the tests in pure Python'
-	@TREERING_PURE=1 $(PY) -m pytest -q -m 'not slow' --ignore=tests/house $(ARGS)
+	@TREERING_PURE=1 $(PY) -m pytest -q -m 'not slow' --ignore=tests/house $(ALONG) $(ARGS)
 
 check: $(VENV)/extra-check ## lint, formatting, types, layers
 	$(say) 'checking lint, formatting, types and layers'
