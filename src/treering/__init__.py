@@ -48,7 +48,9 @@ from ._core.verify import VerifyReport, verify
 from ._core.wal import Wal
 
 if typing.TYPE_CHECKING:
+    from .advice import Advice, advise
     from .database import Database
+    from .probing import PolicyCost, ProbeReport, probe
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,7 @@ START = 0
 
 __all__ = [
     "START",
+    "Advice",
     "Batch",
     "ClosedError",
     "ConflictError",
@@ -75,7 +78,9 @@ __all__ = [
     "LogNotFoundError",
     "MissingExtraError",
     "NotThereError",
+    "PolicyCost",
     "PositionError",
+    "ProbeReport",
     "PrunedError",
     "ReadOnlyError",
     "Reader",
@@ -93,16 +98,28 @@ __all__ = [
     "WaitTimeoutError",
     "Wal",
     "WalConfig",
+    "advise",
     "backend",
+    "probe",
     "repair",
     "verify",
 ]
 
 
+_ABOVE = {
+    "Advice": "advice",
+    "Database": "database",
+    "PolicyCost": "probing",
+    "ProbeReport": "probing",
+    "advise": "advice",
+    "probe": "probing",
+}
+
+
 def __getattr__(name: str) -> typing.Any:
-    # The stores stand on this package: they are loaded when somebody asks for them.
-    if name == "Database":
+    # What stands on this package is loaded when somebody asks for it.
+    if name in _ABOVE:
         from importlib import import_module
 
-        return import_module("treering.database").Database
+        return getattr(import_module(f"treering.{_ABOVE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

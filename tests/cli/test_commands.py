@@ -394,6 +394,7 @@ def test_probe_measures_this_disk_and_leaves_nothing(tmp_path, capsys):
     assert "always, 1 thread" in out
     assert list(tmp_path.iterdir()) == []
     _, (content,) = run_json(capsys, "probe", tmp_path, "--seconds", "0.02")
+    assert [policy["threads"] for policy in content["policies"]] == [1, 16, 1, 1]
     assert all(policy["appends_per_second"] > 0 for policy in content["policies"])
     assert content["fsync_seconds_median"] > 0
 
@@ -413,7 +414,7 @@ def test_probe_measures_this_disk_and_leaves_nothing(tmp_path, capsys):
     ],
 )
 def test_probe_warns_where_a_log_does_not_belong(monkeypatch, kind, fsync, build, said):
-    from treering.cli import probing
+    from treering import probing
 
     monkeypatch.setattr(probing, "backend", build)
     found = probing._warnings(kind, fsync)

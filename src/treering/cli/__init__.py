@@ -5,6 +5,7 @@
     tail     the newest ones, follow      truncate  remove old or new records
     put      append one record            pins      who keeps truncation back
                                           probe     what fsync and appends cost on this disk
+                                          advise    which store for which data
 
 Exit codes: 0 fine, 1 damage found, 2 usage, 3 cannot be done now. Built on public names only.
 """
@@ -21,7 +22,7 @@ from typing import NoReturn
 
 from treering import DamageError, TreeringError, UsageError, __version__, backend
 
-from . import changing, checking, looking, probing
+from . import advising, changing, checking, looking, probing
 from .showing import error_fields, safe_line
 
 FINE, DAMAGE, USAGE, NOT_NOW = 0, 1, 2, 3
@@ -96,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     version = f"treering {__version__} ({backend} build)"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (looking, changing, checking, probing):
+    for module in (looking, changing, checking, probing, advising):
         module.add_commands(commands)
     return parser
