@@ -21,6 +21,7 @@ import long
 import messages
 import processes
 import queues
+import raft
 import report
 import stores
 from harness import Context, Group, Progress, remove
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "events": events.event_store,
     "messages": messages.messages,
     "job-queue": jobs.job_queue,
+    "raft-log": raft.raft_log,
     "long": long.long,
 }
 
@@ -67,6 +69,7 @@ WEIGHTS = {
     "events": 90.0,
     "messages": 60.0,
     "job-queue": 30.0,
+    "raft-log": 30.0,
     "long": 120.0,
 }
 

@@ -17,6 +17,7 @@ import jobs
 import key_value
 import log
 import messages
+import raft
 from story import say
 
 import treering
@@ -27,6 +28,7 @@ PARTS = {
     "events": events,
     "messages": messages,
     "jobs": jobs,
+    "raft": raft,
 }
 
 

@@ -22,6 +22,7 @@ from tests.processes import (
     forks,
     jobs_tasks,
     messages_tasks,
+    raft_tasks,
     signals,
     steps,
     stores,
@@ -31,7 +32,7 @@ from tests.processes import (
 
 TASKS = (
     *(tasks, calls, disks, following, forks, signals, steps),
-    *(stores, events_tasks, messages_tasks, jobs_tasks),
+    *(stores, events_tasks, messages_tasks, jobs_tasks, raft_tasks),
 )
 
 

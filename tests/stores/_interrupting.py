@@ -23,6 +23,7 @@ def broken_off(
     """Break off `call(store)` at one in `share` of its points, on a store that `prepare` filled;
     the counts. `ready` is called on the open store before, on a handle of its own."""
     counts: Counter[str] = Counter()
+    share = max(1, share)  # at a large scale: every point
     program = kind(None, None, FsyncPolicy.OS)
     length, before, after = _undisturbed(program, prepare, call, ready)
     for at in range(1 + len(call.__name__) % share, length + 1, share):

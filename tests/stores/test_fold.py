@@ -73,6 +73,21 @@ def test_a_query_sees_what_anybody_appended(files):
         assert fold.position == 5
 
 
+def test_who_appends_quicker_than_others_read_keeps_no_query_waiting(files):
+    """A query returns with what was there when it was asked."""
+    other = opened(files)
+
+    class Overtaken(Totals):
+        def apply(self, record):
+            super().apply(record)
+            if self.sums[b"a"] < 500:
+                other.wal.put(b"a", b"1")
+
+    with other, Fold("/log", Overtaken, files=files, **OPTIONS) as fold:
+        add(other, 3)
+        assert 3 <= fold.state().sums[b"a"] < 10
+
+
 def test_a_command_is_decided_on_the_newest_state_only(files):
     """Somebody is faster: it is asked again, with what came in between."""
     with opened(files) as fold, opened(files) as other:

@@ -213,8 +213,9 @@ class Fold(Generic[S]):
             if self._applying:
                 self._after_an_interrupt()
             wal = self.wal
+            asked = wal.current_position()  # others may append quicker than we can read
             while True:
-                end = wal.current_position()
+                end = min(asked, wal.current_position())
                 if wal._rewinds() != self._rewinds:
                     self._reload()  # what was taken in may have been taken back
                 elif self.position >= end:
