@@ -23,6 +23,7 @@ import processes
 import queues
 import raft
 import report
+import sessions
 import stores
 from harness import Context, Group, Progress, remove
 
@@ -46,6 +47,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "messages": messages.messages,
     "job-queue": jobs.job_queue,
     "raft-log": raft.raft_log,
+    "sessions": sessions.sessions,
     "long": long.long,
 }
 
@@ -70,6 +72,7 @@ WEIGHTS = {
     "messages": 60.0,
     "job-queue": 30.0,
     "raft-log": 30.0,
+    "sessions": 40.0,
     "long": 120.0,
 }
 

@@ -18,6 +18,7 @@ import key_value
 import log
 import messages
 import raft
+import sessions
 from story import say
 
 import treering
@@ -29,6 +30,7 @@ PARTS = {
     "messages": messages,
     "jobs": jobs,
     "raft": raft,
+    "sessions": sessions,
 }
 
 

@@ -25,6 +25,7 @@ from treering.stores.events import EventStore
 from treering.stores.jobs import JobQueue
 from treering.stores.kv import KeyValueStore
 from treering.stores.messages import MessageLog
+from treering.stores.sessions import SessionStore
 
 T = TypeVar("T")
 Clock = Callable[[], int]
@@ -35,6 +36,7 @@ _KINDS: dict[str, type[Any]] = {
     "events": EventStore,
     "messages": MessageLog,
     "jobs": JobQueue,
+    "sessions": SessionStore,
 }
 
 _NAME_BYTES_MAX = 1024
@@ -96,6 +98,10 @@ class Database(Store[Shared]):
     def queue(self, name: str, **terms: Any) -> JobQueue:
         """The job queue of that name; `terms` (`lease`, `attempts_max` …) as of `JobQueue`."""
         return cast(JobQueue, self._store(name, "jobs", **terms))
+
+    def sessions(self, name: str, **terms: Any) -> SessionStore:
+        """The session store of that name; `terms` (`idle`, `lifetime` …) as of `SessionStore`."""
+        return cast(SessionStore, self._store(name, "sessions", **terms))
 
     def stores(self) -> dict[str, str]:
         """The names of all stores, and of which kind each is."""

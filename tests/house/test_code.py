@@ -58,6 +58,12 @@ WORDS = {
     "corruption": "damage",
 }
 
+# Where a word means another thing: it is an id that is rotated there, not the log.
+OTHER_THINGS = {
+    "src/treering/stores/sessions/": {"rotate"},
+    "src/treering/integrations/asgi.py": {"rotate"},
+}
+
 
 def test_nothing_loads_or_runs_code_from_data():
     offenders = [
@@ -167,10 +173,17 @@ def test_a_ratchet_lets_nothing_grow():
 def test_one_word_for_one_thing():
     offenders = []
     for path in modules():
+        meant = {
+            word
+            for at, words in OTHER_THINGS.items()
+            if name(path).startswith(at)
+            for word in words
+        }
         for line, token in _tokens(path, tokenize.NAME):
             parts = {part.lower() for part in re.findall(r"[A-Z]?[a-z]+", token)}
             offenders += [
-                f"{name(path)}:{line}: {token}: say {WORDS[word]}" for word in parts & WORDS.keys()
+                f"{name(path)}:{line}: {token}: say {WORDS[word]}"
+                for word in (parts & WORDS.keys()) - meant
             ]
     refuse(offenders, "The project has another word for this.")
 

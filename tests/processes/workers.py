@@ -23,6 +23,7 @@ from tests.processes import (
     jobs_tasks,
     messages_tasks,
     raft_tasks,
+    sessions_tasks,
     signals,
     steps,
     stores,
@@ -32,7 +33,14 @@ from tests.processes import (
 
 TASKS = (
     *(tasks, calls, disks, following, forks, signals, steps),
-    *(stores, events_tasks, messages_tasks, jobs_tasks, raft_tasks),
+    *(
+        stores,
+        events_tasks,
+        messages_tasks,
+        jobs_tasks,
+        raft_tasks,
+        sessions_tasks,
+    ),
 )
 
 

@@ -38,6 +38,7 @@ from .._core.files import CREATE, CREATE_NEW, READ, WRITE, Directory, File, Syst
 from ._fold import Fold
 from ._follower import Follower, end_of
 from ._overlay import Overlay
+from ._pace import Pace
 from ._shared import CommitConflictError, Host, Part, Shared, Transaction
 from ._state import Index, Pair, State
 from ._store import Store
@@ -53,6 +54,7 @@ __all__ = [
     "Host",
     "Index",
     "Overlay",
+    "Pace",
     "Pair",
     "Part",
     "READ",

@@ -54,11 +54,15 @@ class Pace:
         elif self._seconds_max is not None and not self._ended:
             self._thread.start()
 
-    def end(self) -> None:
-        """No more; a checkpoint that is being made is finished first. Idempotent."""
+    def stop(self) -> None:
+        """No more; without waiting for what is under way. Idempotent."""
         self._ended = True
         self._loop.ended = True
         self._due.set()
+
+    def end(self) -> None:
+        """No more; a checkpoint that is being made is finished first. Idempotent."""
+        self.stop()
         self._thread.join()
 
 
