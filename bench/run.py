@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cache
 import core
 import events
 import groups
@@ -48,6 +49,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "job-queue": jobs.job_queue,
     "raft-log": raft.raft_log,
     "sessions": sessions.sessions,
+    "cache": cache.cache,
     "long": long.long,
 }
 
@@ -73,6 +75,7 @@ WEIGHTS = {
     "job-queue": 30.0,
     "raft-log": 30.0,
     "sessions": 40.0,
+    "cache": 30.0,
     "long": 120.0,
 }
 

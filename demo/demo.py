@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cache
 import events
 import jobs
 import key_value
@@ -31,6 +32,7 @@ PARTS = {
     "jobs": jobs,
     "raft": raft,
     "sessions": sessions,
+    "cache": cache,
 }
 
 

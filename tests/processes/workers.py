@@ -15,6 +15,7 @@ import sys
 import traceback
 
 from tests.processes import (
+    cache_tasks,
     calls,
     disks,
     events_tasks,
@@ -22,8 +23,6 @@ from tests.processes import (
     forks,
     jobs_tasks,
     messages_tasks,
-    raft_tasks,
-    sessions_tasks,
     signals,
     steps,
     stores,
@@ -38,8 +37,7 @@ TASKS = (
         events_tasks,
         messages_tasks,
         jobs_tasks,
-        raft_tasks,
-        sessions_tasks,
+        cache_tasks,
     ),
 )
 

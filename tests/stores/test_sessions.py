@@ -672,7 +672,7 @@ def test_the_default_policy_does_not_wait_for_the_disk(tmp_path):
           for value in (-1, float("nan"), float("inf"), 1e300, "1", True)),
         {"idle": 0}, {"lifetime": 0}, {"idle": None, "lifetime": None}, {"touch_seconds": None},
         {"session_bytes_max": 0}, {"session_bytes_max": 1.5}, {"session_bytes_max": 1 << 40},
-        {"codec": object()}, {"retention_bytes_max": 1}, {"checkpoint_seconds": -1},
+        {"codec": len}, {"retention_bytes_max": 1}, {"checkpoint_seconds": -1},
     ],
     ids=str,
 )  # fmt: skip
