@@ -20,6 +20,7 @@ import groups
 import jobs
 import long
 import messages
+import metrics
 import processes
 import queues
 import raft
@@ -50,6 +51,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "raft-log": raft.raft_log,
     "sessions": sessions.sessions,
     "cache": cache.cache,
+    "metrics": metrics.metrics,
     "long": long.long,
 }
 
@@ -76,6 +78,7 @@ WEIGHTS = {
     "raft-log": 30.0,
     "sessions": 40.0,
     "cache": 30.0,
+    "metrics": 40.0,
     "long": 120.0,
 }
 

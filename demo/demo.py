@@ -20,6 +20,7 @@ import log
 import messages
 import raft
 import sessions
+import metrics
 from story import say
 
 import treering
@@ -33,6 +34,7 @@ PARTS = {
     "raft": raft,
     "sessions": sessions,
     "cache": cache,
+    "metrics": metrics,
 }
 
 

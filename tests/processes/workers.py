@@ -23,6 +23,7 @@ from tests.processes import (
     forks,
     jobs_tasks,
     messages_tasks,
+    metrics_tasks,
     signals,
     steps,
     stores,
@@ -36,8 +37,8 @@ TASKS = (
         stores,
         events_tasks,
         messages_tasks,
+        metrics_tasks,
         jobs_tasks,
-        cache_tasks,
     ),
 )
 
