@@ -21,6 +21,7 @@ import jobs
 import long
 import messages
 import metrics
+import pages
 import processes
 import queues
 import raft
@@ -52,6 +53,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "sessions": sessions.sessions,
     "cache": cache.cache,
     "metrics": metrics.metrics,
+    "page-store": pages.page_store,
     "long": long.long,
 }
 
@@ -79,6 +81,7 @@ WEIGHTS = {
     "sessions": 40.0,
     "cache": 30.0,
     "metrics": 40.0,
+    "page-store": 15.0,
     "long": 120.0,
 }
 

@@ -21,6 +21,7 @@ import messages
 import raft
 import sessions
 import metrics
+import pages
 from story import say
 
 import treering
@@ -35,6 +36,7 @@ PARTS = {
     "sessions": sessions,
     "cache": cache,
     "metrics": metrics,
+    "pages": pages,
 }
 
 

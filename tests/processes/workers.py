@@ -24,6 +24,7 @@ from tests.processes import (
     jobs_tasks,
     messages_tasks,
     metrics_tasks,
+    pages_tasks,
     signals,
     steps,
     stores,
@@ -37,8 +38,8 @@ TASKS = (
         stores,
         events_tasks,
         messages_tasks,
-        metrics_tasks,
         jobs_tasks,
+        pages_tasks,
     ),
 )
 

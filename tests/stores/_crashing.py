@@ -7,6 +7,7 @@ was under way happened or did not, as a whole.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections import Counter
 
@@ -105,19 +106,22 @@ def _is_checkpoint(path: str) -> bool:
     return path.endswith(".snap") and not path.endswith(f"{0:020}.snap")
 
 
-def power_cuts(kind: type[Program], policy, count: int, steps: int = 18) -> Counter[str]:
-    """Cut the power after every operation of random programs, `count` images in all; the counts."""
+def power_cuts(
+    kind: type[Program], policy, count: int, steps: int = 18, each: int = 2, stride: int = 1
+) -> Counter[str]:
+    """Cut the power after every operation of random programs, or one in `stride`; `count` images in
+    all, at most `each` of one moment: all lost, all kept, then parts of it. The counts."""
     counts: Counter[str] = Counter()
     while counts["images"] < count or counts["runs"] < 2:
         files = PowerCutFiles()
         program = kind(files, random.Random(f"{kind.__name__} {policy} {counts['runs']}"), policy)
-        shots = []
+        shots, moments = [], itertools.count(counts["runs"])
 
-        def look(name, path, shots=shots, program=program, files=files):
-            if name not in QUIET:
+        def look(name, path, shots=shots, program=program, files=files, moments=moments):
+            if name not in QUIET and next(moments) % stride == 0:
                 # Not random bytes in place of what was lost: where a durable frame ends in zeros at
                 # the beginning of a sector, the simulated disk takes that sector for unwritten.
-                images = files.images(2, len(shots), lost="zeros")
+                images = files.images(each, len(shots), lost="zeros")
                 shots.append((f"{name} {path}", list(program.states), images))
 
         files.on_operation = look
