@@ -18,10 +18,10 @@ import jobs
 import key_value
 import log
 import messages
-import raft
-import sessions
 import metrics
 import pages
+import raft
+import sessions
 from story import say
 
 import treering

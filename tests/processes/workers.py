@@ -15,7 +15,6 @@ import sys
 import traceback
 
 from tests.processes import (
-    cache_tasks,
     calls,
     disks,
     events_tasks,
@@ -23,7 +22,6 @@ from tests.processes import (
     forks,
     jobs_tasks,
     messages_tasks,
-    metrics_tasks,
     pages_tasks,
     signals,
     steps,
