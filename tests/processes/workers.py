@@ -15,6 +15,7 @@ import sys
 import traceback
 
 from tests.processes import (
+    cache_tasks,
     calls,
     disks,
     events_tasks,
@@ -22,7 +23,10 @@ from tests.processes import (
     forks,
     jobs_tasks,
     messages_tasks,
+    metrics_tasks,
     pages_tasks,
+    raft_tasks,
+    sessions_tasks,
     signals,
     steps,
     stores,
@@ -31,14 +35,22 @@ from tests.processes import (
 )
 
 TASKS = (
-    *(tasks, calls, disks, following, forks, signals, steps),
-    *(
-        stores,
-        events_tasks,
-        messages_tasks,
-        jobs_tasks,
-        pages_tasks,
-    ),
+    cache_tasks,
+    calls,
+    disks,
+    events_tasks,
+    following,
+    forks,
+    jobs_tasks,
+    messages_tasks,
+    metrics_tasks,
+    pages_tasks,
+    raft_tasks,
+    sessions_tasks,
+    signals,
+    steps,
+    stores,
+    tasks,
 )
 
 
