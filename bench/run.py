@@ -28,6 +28,7 @@ import raft
 import report
 import sessions
 import stores
+import views
 from harness import Context, Group, Progress, remove
 
 MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
@@ -54,6 +55,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "cache": cache.cache,
     "metrics": metrics.metrics,
     "page-store": pages.page_store,
+    "views": views.views,
     "long": long.long,
 }
 
@@ -82,6 +84,7 @@ WEIGHTS = {
     "cache": 30.0,
     "metrics": 40.0,
     "page-store": 15.0,
+    "views": 40.0,
     "long": 120.0,
 }
 

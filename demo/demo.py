@@ -22,6 +22,7 @@ import metrics
 import pages
 import raft
 import sessions
+import views
 from story import say
 
 import treering
@@ -37,6 +38,7 @@ PARTS = {
     "cache": cache,
     "metrics": metrics,
     "pages": pages,
+    "views": views,
 }
 
 

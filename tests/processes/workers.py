@@ -32,6 +32,7 @@ from tests.processes import (
     stores,
     talk,
     tasks,
+    views_tasks,
 )
 
 TASKS = (
@@ -51,6 +52,7 @@ TASKS = (
     steps,
     stores,
     tasks,
+    views_tasks,
 )
 
 

@@ -17,8 +17,9 @@ from treering import (
     VersionError,
     verify,
 )
+from treering.fold import ViewState
+from treering.fold._projecting import BATCH
 from treering.stores.events import Event, EventStore
-from treering.stores.events.projecting import BATCH, ViewState
 
 
 @pytest.fixture

@@ -50,7 +50,14 @@ def read_one(source: Source, kept: Segments, position: int, tries: int = _LOOK_A
                 raise
             # Truncation was faster, at either end: the next look finds out which.
             return read_one(source, kept, position, tries - 1)
-        records = _frames_from(segment, position, position + 1, few=True)
+        glance = kept.spare.pop() if kept.spare else _Glance()  # a handler may come in between
+        record: Record | None = next(glance.at(segment, position, position + 1), None)
+        if not kept.spare:
+            kept.spare.append(glance)
+        if record is not None:
+            return record
+        # There is more to read here than one glance shows: so much at least.
+        records = _frames_from(segment, position, position + 1, glance.reach())
         for record in records:
             return record
     if source.rewinds() != rewinds:  # it was there when we looked where; now another one is
@@ -107,6 +114,12 @@ class _Glance:
         )
         return records
 
+    def reach(self) -> int:
+        """How many bytes from there on hold the frame at which the last read ended too early."""
+        records = self._records
+        wanted = records.offset + records.needed
+        return min(max(wanted, fmt.INDEX_STEP_BYTES), fmt.FRAME_BYTES_LIMIT)
+
 
 def _no_more(iterator: RecordIterator) -> bool:
     return False
@@ -136,11 +149,11 @@ def _unreadable(segment: OpenSegment, records: RecordIterator, position: int) ->
 
 
 def _frames_from(
-    segment: OpenSegment, position: int, end: int, few: bool = False
+    segment: OpenSegment, position: int, end: int, least: int = fmt.INDEX_STEP_BYTES
 ) -> RecordIterator:
-    """The records [position, end) of one segment; `few` are wanted, most likely."""
-    at, frame_position, near = segment.locate(position, end)
-    needed = near if few else fmt.INDEX_STEP_BYTES
+    """The records [position, end) of one segment; at first `least` bytes are read."""
+    at, frame_position, _ = segment.locate(position, end)
+    needed = least
 
     def refill(iterator: RecordIterator) -> bool:
         nonlocal at, needed

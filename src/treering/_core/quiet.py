@@ -101,6 +101,10 @@ class QuietSource:
         self._see_manifest()
         return self._first
 
+    def standing(self) -> tuple[int, int]:
+        """See Source. As the files were when `end` looked at them."""
+        return self._epoch, self._first
+
     def rewinds(self) -> tuple[int, int]:
         """See Source."""
         return self._rewinds

@@ -7,11 +7,12 @@ is never in their way.
 
 from __future__ import annotations
 
+import errno
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import format as fmt
 from . import segment as segments
@@ -31,7 +32,10 @@ from .survey import newer_error
 from .view import View
 
 WAIT_SLICE_SECONDS = 0.25
-_SEGMENTS_KEPT_OPEN = 16
+# At random places of a log of this many segments a look-up opens none.
+_SEGMENTS_KEPT_OPEN = 128
+# A process at its limit of open files gives back all but so many of them.
+_SEGMENTS_IN_NEED = 4
 _SPARE_BYTES = 4096
 
 
@@ -185,6 +189,10 @@ class Source(Protocol):
     def view(self) -> View:
         """The segments, at least as new as the last `end`."""
 
+    def standing(self) -> tuple[int, int]:
+        """How often the log was cut, and its first position. After `end`: a cut that it may not
+        show yet is not counted."""
+
     def rewinds(self) -> tuple[int, int]:
         """How often truncate_after was called, and where it cut last."""
 
@@ -213,6 +221,10 @@ class LiveSource:
     def first(self) -> int:
         """See Source."""
         return self._control.load(fmt.WORD_FIRST)
+
+    def standing(self) -> tuple[int, int]:
+        """See Source. The epoch is what a cut stores last."""
+        return self._control.load(fmt.WORD_EPOCH), self._control.load(fmt.WORD_FIRST)
 
     def rewinds(self) -> tuple[int, int]:
         """See Source."""
@@ -266,6 +278,7 @@ class Segments:
         self._kept: OrderedDict[int, OpenSegment] = OrderedDict()
         self._lock = threading.RLock()
         self._closed = False
+        self.spare: list[Any] = []  # what one look-up leaves for the next: see lookup.py
 
     def get(self, base: int) -> OpenSegment:
         """The segment of `base`; the caller holds `using`."""
@@ -275,11 +288,21 @@ class Segments:
             raise ClosedError("the log is closed", hint="Open it again with Wal.open")
         segment = kept.pop(base, None)
         if segment is None or segment.file.links() == 0:
-            segment = self._source.open(base)
+            segment = self._opened(base)
         kept[base] = segment
         while len(kept) > _SEGMENTS_KEPT_OPEN:
             kept.popitem(last=False)
         return segment
+
+    def _opened(self, base: int) -> OpenSegment:
+        try:
+            return self._source.open(base)
+        except StorageError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._kept:
+                raise
+        while len(self._kept) > _SEGMENTS_IN_NEED:
+            self._kept.popitem(last=False)
+        return self._source.open(base)
 
     @property
     def using(self) -> AbstractContextManager[bool]:

@@ -334,6 +334,10 @@ class Fold(Generic[S]):
         """What went wrong with snapshots and background checkpoints, in words; the last few."""
         return list(self._archive.trouble)
 
+    def note(self, text: str) -> None:
+        """Remember in `trouble` what went wrong."""
+        self._archive.note(text)
+
     def check(self) -> None:
         """The state is what the log says: the log's own invariants, every snapshot whole, and from
         each of them, or from nothing, the same state. Reads everything; DamageError otherwise."""

@@ -17,10 +17,12 @@ these. Events stay in the log for ever; checkpoints only make opening quick.
 
 from __future__ import annotations
 
+from treering.fold import ProjectionView
+
 from .codec import Codec, JsonCodec
 from .event import ANY, NO_STREAM, Appended, Event, RecordedEvent, Snapshot
 from .names import DuplicateEventError, WrongVersionError
-from .projecting import Projection, ProjectionView
+from .projecting import Projection
 from .reading import Aggregate, EventReader, View
 from .store import EventStore
 from .subscribing import Subscription

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from treering import DamageError, UsageError, VersionError
+from treering.fold import as_text
 
 from .event import SCHEMA_MAX
-from .names import TYPE_BYTES_MAX, as_text
+from .names import TYPE_BYTES_MAX
 
 T = TypeVar("T")
 Upcaster = Callable[[Any], Any]

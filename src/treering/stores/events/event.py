@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from treering import DamageError, Record, UsageError, VersionError
+from treering.fold import as_str, as_text
 
-from .names import ID_BYTES_MAX, TYPE_BYTES_MAX, as_text
+from .names import ID_BYTES_MAX, TYPE_BYTES_MAX
 
 if TYPE_CHECKING:
     from .codec import Registry
@@ -201,14 +202,6 @@ def read_head(record: Record) -> Head:
     if not HEAD.size < end < len(key):
         raise DamageError("an event's key is cut short", position=record.position)
     return Head(kind, flags, schema, version, key[HEAD.size : end], key[end:])
-
-
-def as_str(data: bytes, position: int | None = None) -> str:
-    """A text of the log; DamageError if it is none."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise DamageError(f"a name is no text: {data!r:.60}", position=position) from error
 
 
 class RecordedEvent:

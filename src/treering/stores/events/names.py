@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from treering import ConflictError, UsageError
+from treering.fold import as_text
 
 STREAM_BYTES_MAX = 4096
 TYPE_BYTES_MAX = 1024
@@ -35,20 +36,6 @@ def wrong_version(stream: str, actual: int, expected: int) -> WrongVersionError:
     )
     error.stream, error.actual, error.expected = stream, actual, expected
     return error
-
-
-def as_text(text: Any, what: str, bytes_max: int) -> bytes:
-    """A name as it is stored; UsageError for what is none."""
-    if not isinstance(text, str):
-        raise UsageError(f"{what} is a text, not {type(text).__name__}")
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{what} has characters that cannot be stored: {text!r:.60}") from error
-    size = len(encoded)
-    if not size or size > bytes_max:
-        raise UsageError(f"{what} must have 1 to {bytes_max} bytes as UTF-8, not {size}")
-    return encoded
 
 
 def stream_name(stream: Any) -> bytes:

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 from treering import PositionError, Reader, Record, UsageError
-from treering.fold import Follower, end_of
+from treering.fold import Follower, as_str, as_text, end_of
 
 from .codec import Registry
-from .event import EVENT, HEAD, SNAPSHOT, RecordedEvent, as_str, read_head
-from .names import TYPE_BYTES_MAX, as_text, check_version, stream_name
+from .event import EVENT, HEAD, SNAPSHOT, RecordedEvent, read_head
+from .names import TYPE_BYTES_MAX, check_version, stream_name
 from .state import State
 
 T = TypeVar("T")

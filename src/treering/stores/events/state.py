@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from itertools import islice
 
 from treering import DamageError, Record
-from treering.fold import Overlay, Pair
+from treering.fold import Overlay, Pair, as_str
 
 from .event import (
     ANY,
@@ -24,7 +24,6 @@ from .event import (
     VERSION_MAX,
     Appended,
     Encoded,
-    as_str,
     read_extras,
     read_head,
 )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from treering import ConflictError, DamageError, FsyncPolicy, UsageError
-from treering.fold import Fold, Follower, Pair, Store
+from treering.fold import Fold, Follower, Pair, Store, as_text
 
 from .aggregates import WithSnapshots
 from .codec import Codec, Registry, Upcaster
@@ -21,7 +21,7 @@ from .event import (
     Event,
     encode,
 )
-from .names import as_text, check_version, stream_name
+from .names import check_version, stream_name
 from .projecting import Handler, Projection
 from .reading import View, wanted_types
 from .state import State

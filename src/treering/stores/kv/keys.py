@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from typing import Any
 
 from treering import UsageError
+from treering.fold import after
 
 
 class NotBytesError(UsageError, TypeError):
@@ -30,12 +31,6 @@ def check_value(value: Any) -> bytes:
             hint="Encode the text first, or use store.text()",
         )
     return bytes(value)
-
-
-def after(prefix: bytes) -> bytes | None:
-    """The least key greater than all that begin with the prefix; None if there is none."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
 
 def span(

@@ -8,7 +8,9 @@ from bisect import bisect_left
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any
 
-from .keys import after, check_key
+from treering.fold import after
+
+from .keys import check_key
 from .state import State
 
 # start, stop, include_start, include_stop, prefix: what `span` takes.

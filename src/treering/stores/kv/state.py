@@ -10,23 +10,11 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 
 from treering import Record
-from treering.fold import Overlay
+from treering.fold import KeyOrder, Overlay, is_clear
 
 from .keys import span
-from .order import KeyOrder
 
-CLEAR_HEADER = "treering-clear"
 _SWEEP_LEAST = 1024
-
-
-def clear_record(prefix: bytes) -> Record:
-    """The record that removes all keys with a prefix: small, however many they are."""
-    return Record(prefix, b"", tombstone=True, headers={CLEAR_HEADER: b""})
-
-
-def is_clear(record: Record) -> bool:
-    """Whether it is one."""
-    return record.tombstone and bool(record.headers) and CLEAR_HEADER in record.headers
 
 
 class State:

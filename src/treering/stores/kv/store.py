@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treering import DamageError, FsyncPolicy, Record, UsageError
-from treering.fold import Fold, Follower, Store
+from treering.fold import Fold, Follower, Store, clear_record
 
 from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore
 from .reading import Bounds, KeyIterator, Readable, View, iterator_over
-from .state import State, clear_record
+from .state import State
 from .watching import Watch
 from .writing import WriteBatch, collect
 

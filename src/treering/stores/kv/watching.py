@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from treering import Record
-from treering.fold import Follower
+from treering.fold import Follower, is_clear
 
-from .state import State, is_clear
+from .state import State
 
 
 class Change(NamedTuple):

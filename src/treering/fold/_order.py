@@ -37,7 +37,7 @@ class KeyOrder:
         other._changed = None if self._changed is None else self._changed.copy()
         return other
 
-    def of(self, items: Mapping[bytes, bytes], *, keep: bool = True) -> list[bytes]:
+    def of(self, items: Mapping[bytes, object], *, keep: bool = True) -> list[bytes]:
         """All keys, sorted. The list is never changed afterwards, unless `keep` is False."""
         changed, self._changed = self._changed, None  # until it is done
         if changed is None:
@@ -51,7 +51,7 @@ class KeyOrder:
         return self._keys
 
 
-def _placed(keys: list[bytes], changed: set[bytes], items: Mapping[bytes, bytes]) -> list[bytes]:
+def _placed(keys: list[bytes], changed: set[bytes], items: Mapping[bytes, object]) -> list[bytes]:
     for key in changed:
         at = bisect_left(keys, key)
         there = at < len(keys) and keys[at] == key
@@ -62,8 +62,14 @@ def _placed(keys: list[bytes], changed: set[bytes], items: Mapping[bytes, bytes]
     return keys
 
 
-def _merged(keys: list[bytes], changed: set[bytes], items: Mapping[bytes, bytes]) -> list[bytes]:
+def _merged(keys: list[bytes], changed: set[bytes], items: Mapping[bytes, object]) -> list[bytes]:
     merged = [key for key in keys if key not in changed]
     merged += sorted(key for key in changed if key in items)
     merged.sort()  # two runs in order: linear
     return merged
+
+
+def after(prefix: bytes) -> bytes | None:
+    """The least key greater than all that begin with the prefix; None if there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
