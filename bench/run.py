@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cache
 import core
+import documents
 import events
 import groups
 import jobs
@@ -56,6 +57,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "metrics": metrics.metrics,
     "page-store": pages.page_store,
     "views": views.views,
+    "documents": documents.documents,
     "long": long.long,
 }
 
@@ -85,6 +87,7 @@ WEIGHTS = {
     "metrics": 40.0,
     "page-store": 15.0,
     "views": 40.0,
+    "documents": 30.0,
     "long": 120.0,
 }
 

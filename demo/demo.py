@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import cache
+import documents
 import events
 import jobs
 import key_value
@@ -39,6 +40,7 @@ PARTS = {
     "metrics": metrics,
     "pages": pages,
     "views": views,
+    "documents": documents,
 }
 
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from treering import DiskFullError, FsyncPolicy, UsageError, VersionError
 from treering.fold import CommitConflictError, Fold, Host, Part, Shared, State, Store, Transaction
+from treering.stores.documents import DocumentStore
 from treering.stores.events import EventStore
 from treering.stores.jobs import JobQueue
 from treering.stores.kv import KeyValueStore
@@ -37,6 +38,7 @@ _KINDS: dict[str, type[Any]] = {
     "messages": MessageLog,
     "jobs": JobQueue,
     "sessions": SessionStore,
+    "documents": DocumentStore,
 }
 
 _NAME_BYTES_MAX = 1024
@@ -102,6 +104,11 @@ class Database(Store[Shared]):
     def sessions(self, name: str, **terms: Any) -> SessionStore:
         """The session store of that name; `terms` (`idle`, `lifetime` …) as of `SessionStore`."""
         return cast(SessionStore, self._store(name, "sessions", **terms))
+
+    def documents(self, name: str, **options: Any) -> DocumentStore:
+        """The document store of that name; `indexes` and `document_bytes_max` as of
+        `DocumentStore`."""
+        return cast(DocumentStore, self._store(name, "documents", **options))
 
     def stores(self) -> dict[str, str]:
         """The names of all stores, and of which kind each is."""

@@ -1,8 +1,9 @@
-"""msgspec structs as events (extra `msgspec`): a codec for the event store.
+"""msgspec structs as events (extra `msgspec`): a codec for the event store and the document store.
 
     from treering.integrations.msgspec import MsgspecCodec
 
     store = EventStore("orders", codec=MsgspecCodec())
+    people = DocumentStore("people", codec=MsgspecCodec())
 
 It writes JSON, so what the standard codec wrote it reads, and the other way round.
 """
