@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import blobs
 import cache
 import core
 import documents
@@ -58,6 +59,7 @@ MEASUREMENTS: dict[str, Callable[[Context], Group]] = {
     "page-store": pages.page_store,
     "views": views.views,
     "documents": documents.documents,
+    "blobs": blobs.blobs,
     "long": long.long,
 }
 
@@ -88,6 +90,7 @@ WEIGHTS = {
     "page-store": 15.0,
     "views": 40.0,
     "documents": 30.0,
+    "blobs": 40.0,
     "long": 120.0,
 }
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from harness import KEY, VALUE
@@ -20,6 +21,7 @@ from long import STORES
 
 import treering
 from treering import FsyncPolicy, Wal
+from treering.stores.blobs import BlobStore
 from treering.stores.messages import MessageLog
 
 
@@ -146,6 +148,16 @@ def _verify(path: str) -> None:
     treering.verify(path)
 
 
+def _blob_of(mib: int, path: str) -> None:
+    with BlobStore(path, fsync_policy=FsyncPolicy.OS) as store:
+        block = os.urandom(1 << 20)
+        ref = store.put(n.to_bytes(8, "little") + block[8:] for n in range(mib))
+        with store.open(ref) as file:
+            while file.read(1 << 20):
+                pass
+        assert store.verify().ok
+
+
 def open_store(path: str, kind: str) -> None:
     """Open a store, tell how long it took and how much memory it holds then."""
     before, started = _resident(), time.perf_counter()
@@ -162,6 +174,7 @@ MEMORY: dict[str, Callable[[str], None]] = {
     "replay": _replay,
     "verify": _verify,
     "follow": _follow,
+    **{f"blob of {mib} MiB": partial(_blob_of, mib) for mib in (16, 64, 512)},
 }
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import blobs
 import cache
 import documents
 import events
@@ -41,6 +42,7 @@ PARTS = {
     "pages": pages,
     "views": views,
     "documents": documents,
+    "blobs": blobs,
 }
 
 

@@ -15,6 +15,7 @@ import sys
 import traceback
 
 from tests.processes import (
+    blobs_tasks,
     cache_tasks,
     calls,
     disks,
@@ -37,6 +38,7 @@ from tests.processes import (
 )
 
 TASKS = (
+    blobs_tasks,
     cache_tasks,
     calls,
     disks,

@@ -26,6 +26,8 @@ class Program:
     start: object = None
     # Of the newest states, how many a call that fails may leave.
     left = 2
+    # Of each moment at most so many images: all is lost, all is kept, then samples between.
+    images_each = 2
 
     def __init__(self, files, rng, policy):
         self.files, self.rng, self.policy = files, rng, policy
@@ -107,10 +109,10 @@ def _is_checkpoint(path: str) -> bool:
 
 
 def power_cuts(
-    kind: type[Program], policy, count: int, steps: int = 18, each: int = 2, stride: int = 1
+    kind: type[Program], policy, count: int, steps: int = 18, stride: int = 1
 ) -> Counter[str]:
     """Cut the power after every operation of random programs, or one in `stride`; `count` images in
-    all, at most `each` of one moment: all lost, all kept, then parts of it. The counts."""
+    all, at most `images_each` of one moment. The counts."""
     counts: Counter[str] = Counter()
     while counts["images"] < count or counts["runs"] < 2:
         files = PowerCutFiles()
@@ -121,7 +123,7 @@ def power_cuts(
             if name not in QUIET and next(moments) % stride == 0:
                 # Not random bytes in place of what was lost: where a durable frame ends in zeros at
                 # the beginning of a sector, the simulated disk takes that sector for unwritten.
-                images = files.images(each, len(shots), lost="zeros")
+                images = files.images(program.images_each, len(shots), lost="zeros")
                 shots.append((f"{name} {path}", list(program.states), images))
 
         files.on_operation = look

@@ -23,6 +23,7 @@ class Bank(Program):
 
     start = ()
     calls = 0
+    images_each = 3
 
     def opened(self, files, policy=FsyncPolicy.OS):
         return PageStore(
@@ -106,7 +107,7 @@ def _move(tx, source, target, amount):
 
 @pytest.mark.parametrize("policy", [FsyncPolicy.OS, FsyncPolicy.ALWAYS], ids=["os", "always"])
 def test_a_power_cut_after_every_operation(policy, record_property):
-    record_property("counts", dict(power_cuts(Bank, policy, cases(100), steps=7, each=3, stride=2)))
+    record_property("counts", dict(power_cuts(Bank, policy, cases(100), steps=7, stride=2)))
 
 
 class TornTwice(Bank):

@@ -103,7 +103,7 @@ def test_a_large_record_works_and_warns_once(memory):
     with pytest.warns(LargeRecordWarning, match="1 MiB") as caught:
         wal.put(b"large", bytes(MIB))
     assert caught[0].filename == __file__
-    assert "file" in str(caught[0].message)
+    assert "treering.stores.blobs" in str(caught[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wal.put(b"large", bytes(MIB + 1))

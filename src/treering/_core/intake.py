@@ -17,7 +17,8 @@ from .options import RECORD_BYTES_RECOMMENDED, WalConfig
 
 
 class LargeRecordWarning(UserWarning):
-    """A record over the recommended size: it works, but slows replay for everybody."""
+    """A record over the recommended size (1 MiB): it works, but slows replay for everybody. Said
+    once per handle. `treering.stores.blobs` keeps large values."""
 
 
 class Intake:
@@ -119,8 +120,10 @@ class Intake:
             if size > RECORD_BYTES_RECOMMENDED and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"a record of {size} bytes: over 1 MiB, keep the value in a file and log a "
-                    "reference to it (said once per handle)",
+                    f"a record of {size} bytes: over 1 MiB, keep the value in a file (a blob "
+                    "store does: treering.stores.blobs) and log a reference to it. Said once per "
+                    "handle; warnings.simplefilter('ignore', treering.LargeRecordWarning) silences "
+                    "it",
                     LargeRecordWarning,
                     stacklevel=_callers_level(),
                 )

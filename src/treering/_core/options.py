@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KIB = 1 << 10
 MIB = 1 << 20
 
-# A record above this works, but a log of large values is slow to replay: see docs/blobs advice.
+# A record above this works, but a log of large values is slow to replay: a blob store keeps those.
 RECORD_BYTES_RECOMMENDED = 1 * MIB
 
 WINDOW_SECONDS_MAX = 1.0
