@@ -26,6 +26,7 @@ def blocks(document: str) -> str:
 PAGES = [
     "README.md",
     "docs/guide.md",
+    "docs/when-to-use.md",
     *sorted(f"docs/stores/{p.name}" for p in STORES.glob("*.md")),
 ]
 

@@ -913,7 +913,7 @@ def test_the_hash_is_chosen_once(opened, files):
 @pytest.mark.parametrize(
     "data",
     ["text", None, 5, 1.5, object(), ["text"], [1], io.StringIO("text"), {"a": b"x"}],
-    ids=repr,
+    ids=lambda data: type(data).__name__,
 )
 def test_what_is_no_bytes_is_refused_and_changes_nothing(store, files, data):
     position = store.position

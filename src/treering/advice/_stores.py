@@ -62,7 +62,7 @@ STORES = {
         "treering.stores.cache.Cache",
         "docs/stores/cache.md",
         "os",
-        'Cache("cache").set("page", text, ttl=60)',
+        'Cache("cache").set("page", "text", ttl=60)',
     ),
     "metrics": StoreEntry(
         "treering.stores.metrics.MetricsLog",
@@ -80,7 +80,7 @@ STORES = {
         "treering.stores.documents.DocumentStore",
         "docs/stores/document-store.md",
         "always",
-        'DocumentStore("docs").set("page-1", "/title", "New")',
+        'DocumentStore("docs").put("page-1", {"title": "New"})',
     ),
     "index": StoreEntry(
         "treering.stores.views.Index", "docs/stores/views.md", "always", 'Index("log").get(b"key")'
