@@ -1,6 +1,7 @@
 """G14, D10: exceptions at any point leave a record whole or absent, and the log usable."""
 
 import gc
+import os
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from tests._logs import Log, contents, fill, told
 from tests.threads._crew import crew
 from tests.threads.interrupts import At, count, interrupted, points
 from treering import FsyncPolicy, LockedError, Record, ReentrantError
+from treering._core.files import CREATE, File, SystemFiles
 from treering.testing import MemoryFiles
 
 # Points of each operation that are tried here; the battery tries every one.
@@ -155,6 +157,16 @@ def sweep_open(state, exclusive, most):
         interrupted(log.open, k)
         log.clean_up()
         assert_whole(log, records)
+
+
+def test_d10_an_interrupt_in_closing_a_file_leaves_no_descriptor_open(path):
+    """With it the kernel would keep the file's locks, until the process ends."""
+    for k in range(1, 1 + count(File(SystemFiles(), path.with_name("file"), CREATE).close)):
+        file = File(SystemFiles(), path.with_name("file"), CREATE)
+        descriptor = file.descriptor
+        interrupted(file.close, k)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def assert_whole(log, records):

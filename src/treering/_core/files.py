@@ -202,17 +202,19 @@ class File:
     there is no space). Not locked: callers of one File from several threads only use offsets.
     """
 
-    __slots__ = ("__weakref__", "_files", "descriptor", "opened_bytes", "path")
+    __slots__ = ("__weakref__", "_files", "_opened_as", "descriptor", "opened_bytes", "path")
 
     def __init__(self, files: SystemFiles, path: str, flags: int = READ) -> None:
         self._files = files
         self.path = path
         self.descriptor = -1
         self.opened_bytes = 0  # the size when it was opened
+        self._opened_as = (-1, -1)  # its identity then
         try:
             self.descriptor = files.open(path, flags)
             status = files.status(self.descriptor)
             self.opened_bytes = status.st_size
+            self._opened_as = (status.st_dev, status.st_ino)
         except OSError as error:
             self.close()
             raise storage_error(error, "open", path) from error
@@ -227,8 +229,23 @@ class File:
         error here tells nothing."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(OSError):
+            try:
                 self._files.close(descriptor)
+            except OSError:
+                pass
+            except BaseException:
+                # An interrupt, before the call or after it: left open, the file would keep its
+                # locks as long as the process lives; closed twice, the number may be another's.
+                if self._is_still_ours(descriptor):
+                    self._files.close(descriptor)
+                raise
+
+    def _is_still_ours(self, descriptor: int) -> bool:
+        try:
+            status = self._files.status(descriptor)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._opened_as
 
     def __del__(self) -> None:
         # A call that was interrupted may forget a file; its lock must not outlive it.
