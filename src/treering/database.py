@@ -82,6 +82,7 @@ class Database(Store[Shared]):
         self._host = Host(fold)
         self._stores: dict[str, Any] = {}
         self._with_projections: weakref.WeakSet[EventStore] = weakref.WeakSet()
+        self._with_sweeping: weakref.WeakSet[SessionStore] = weakref.WeakSet()
 
     # --- Stores ---
 
@@ -132,6 +133,8 @@ class Database(Store[Shared]):
             self._stores[name] = store
             if isinstance(store, EventStore):
                 self._with_projections.add(store)
+            elif isinstance(store, SessionStore):
+                self._with_sweeping.add(store)
         return store
 
     def _make(self, name: str, kind: str) -> tuple[str, int]:
@@ -209,6 +212,8 @@ class Database(Store[Shared]):
             last.callback(self._fold.close)
             for store in list(self._with_projections):
                 last.callback(store.close)
+            for sessions in list(self._with_sweeping):
+                last.callback(sessions.end_sweeping)
 
 
 class _RetainingFold(Fold[Shared]):

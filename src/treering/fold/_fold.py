@@ -79,6 +79,7 @@ class Fold(Generic[S]):
             checkpoint_bytes = checkpoint_records = checkpoint_seconds = None
         make = weakref.WeakMethod(self._checkpoint_when_due)
         self.pace = Pace(make, checkpoint_bytes, checkpoint_records, checkpoint_seconds)
+        weakref.finalize(self, self.pace.stop)  # a forgotten fold's thread goes with it
         # Under ALWAYS we wait ourselves, and not with the lock in hand: so threads share fsyncs.
         self.always = fsync_policy == FsyncPolicy.ALWAYS
         policy = FsyncPolicy.OS if self.always else fsync_policy

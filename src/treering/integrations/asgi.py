@@ -12,12 +12,12 @@ by default. The store is called in the event loop: open it with BATCH (its defau
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import suppress
 from typing import Any
 
-from treering import UsageError
+from treering import DiskFullError, UsageError
 from treering.stores.sessions import Session, SessionGoneError, SessionStore
 
 Scope = MutableMapping[str, Any]
@@ -27,7 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_STARTS = ("http.response.start", "websocket.accept")
+_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _SITES = {"lax": "Lax", "strict": "Strict", "none": "None"}
 
 
@@ -55,7 +55,8 @@ class SessionMiddleware:
         site = _SITES.get(samesite.lower() if isinstance(samesite, str) else "")
         if site is None:
             raise UsageError(f"samesite is lax, strict or none, not {samesite!r:.60}")
-        if not secure and (cookie.startswith(("__Host-", "__Secure-")) or site == "None"):
+        guarded = cookie.lower().startswith(("__host-", "__secure-"))  # so do browsers compare
+        if not secure and (guarded or site == "None"):
             raise UsageError(
                 f"browsers refuse the cookie {cookie!r} with SameSite={site} if it is not secure",
                 hint='Give cookie="session", samesite="lax", and secure=False only on your machine',
@@ -110,26 +111,35 @@ class Visit(MutableMapping[str, Any]):
         self.looked_at = self.begun = self.left = False
         self._session: Session | None = None
         self._data: dict[str, Any] = {}
-        self._before: dict[str, Any] = {}
+        self._before: dict[str, bytes] = {}
 
     def _look(self) -> dict[str, Any]:
         if not self.looked_at:
-            self.looked_at = True
             session = self._store.load(self.given)
             if session is not None:
-                self._store.touch(session)
                 self._take(session)
+                with suppress(DiskFullError):  # it is there, though it may end too early
+                    self._store.touch(session)
+            self.looked_at = True  # what could not be read is not taken for no session
         return self._data
 
     def _take(self, session: Session) -> None:
-        self._session = session
-        data = session.data
-        if data is not None and not isinstance(data, dict):
+        data = {} if session.data is None else session.data
+        if not isinstance(data, dict):
             raise UsageError(
                 f"the session's data is no dict but {type(data).__name__}",
                 hint="Use the store itself for sessions of another kind",
             )
-        self._data, self._before = data or {}, copy.deepcopy(data or {})
+        ours, self._before = self._packed(self._data), self._packed(data)
+        self._session = session
+        self._data = {  # what the application has in hand stays what is saved
+            key: self._data[key] if ours.get(key) == packed else data[key]
+            for key, packed in self._before.items()
+        }
+
+    def _packed(self, data: dict[str, Any]) -> dict[str, bytes]:
+        """Each value as it is kept: equal ones may differ there, 1 and True, say."""
+        return {key: self._store._values.encoded(value) for key, value in data.items()}
 
     @property
     def id(self) -> str | None:
@@ -145,16 +155,27 @@ class Visit(MutableMapping[str, Any]):
 
     def login(self, user: str, *, durable: bool | None = None) -> None:
         """This visitor is that user from now on, under a new id: the old one is over at once, and
-        with it whatever somebody else knew of it. Raises as `SessionStore.rotate`."""
+        with it whatever somebody else knew of it. What is in the session stays, unless another user
+        was logged in: that one's data goes. Raises as `SessionStore.rotate`: SessionGoneError if
+        that user was logged in, and was logged out since the request began."""
         self._refuse_if_begun()
-        self.save()
-        if self._session is None:
+        before = self._session
+        self.save()  # that may find it over
+        session = self._session or before
+        if session is None:
             self._take(self._store.create(self._data, user=user, durable=durable))
             return
         try:
-            self._take(self._store.rotate(self._session, user=user, durable=durable))
+            if session.user in (None, user):
+                new = self._store.rotate(session, user=user, durable=durable)
+            else:
+                new = self._store.rotate(session.id or "", user=user, data={}, durable=durable)
         except SessionGoneError:  # over since the request began
-            self._take(self._store.create({}, user=user, durable=durable))
+            self._session, self._data, self._before = None, {}, {}
+            if session.user == user:
+                raise
+            new = self._store.create({}, user=user, durable=durable)
+        self._take(new)
 
     def logout(self, *, durable: bool | None = None) -> None:
         """End the session, and forget what is in it; the cookie goes with the response.
@@ -163,14 +184,14 @@ class Visit(MutableMapping[str, Any]):
         under way during a login must not take away the new one."""
         self._look()
         self.left = self.given is not None
-        if self._session is not None:
-            self._store.delete(self._session, durable=durable)
+        if self.left or self._session is not None:
+            self._store.delete(self._session or self.given or "", durable=durable)
         self._session, self._data, self._before = None, {}, {}
 
     def save(self) -> None:
         """Save what was changed now. UsageError if that needs a cookie and the response has begun;
         errors as `SessionStore.save`."""
-        if not self.looked_at or self._data == self._before:
+        if not self.looked_at or self._packed(self._data) == self._before:
             return
         if self._session is None:
             self._refuse_if_begun()
@@ -182,12 +203,12 @@ class Visit(MutableMapping[str, Any]):
             self._session, self._data, self._before = None, {}, {}
 
     def _merged(self, newest: Any) -> dict[str, Any]:
-        merged = dict(newest or {})
-        for key in self._before.keys() - self._data.keys():
+        merged, ours = dict(newest or {}), self._packed(self._data)
+        for key in self._before.keys() - ours.keys():
             merged.pop(key, None)
-        for key, value in self._data.items():
-            if key not in self._before or self._before[key] != value:
-                merged[key] = value
+        for key, packed in ours.items():
+            if self._before.get(key) != packed:
+                merged[key] = self._data[key]
         return merged
 
     def _refuse_if_begun(self) -> None:
@@ -224,7 +245,8 @@ def _cookie(scope: Scope, name: str) -> str | None:
     for header, value in scope.get("headers", ()):
         if header.lower() == b"cookie":
             for part in value.decode("latin-1").split(";"):
-                found, _, text = part.strip().partition("=")
+                # No other blanks: a browser that guards our name's prefix lets those be planted.
+                found, _, text = part.strip(" \t").partition("=")
                 if found == name:
                     return str(text)
     return None

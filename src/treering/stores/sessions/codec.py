@@ -52,7 +52,7 @@ class Values:
         if isinstance(data, bytes | bytearray | memoryview):
             packed = RAW + bytes(data)
         else:
-            packed = CODED + self._encoded(data)
+            packed = CODED + self.encoded(data)
         if len(packed) - 1 > self._bytes_max:
             raise TooLargeError(
                 f"a session's data of {len(packed) - 1} bytes, {self._bytes_max} are allowed",
@@ -60,7 +60,8 @@ class Values:
             )
         return packed
 
-    def _encoded(self, data: Any) -> bytes:
+    def encoded(self, data: Any) -> bytes:
+        """What the codec makes of it, however large; UsageError."""
         try:
             return self._codec.encode(data)
         except (TypeError, ValueError, RecursionError) as error:

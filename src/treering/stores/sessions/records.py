@@ -63,7 +63,8 @@ class Entry(NamedTuple):
         created_ns, ends_ns = self.created_ns, self.ends_ns
         if flags & NEW_USER:
             if ends_ns < NS_MAX:
-                ends_ns = min(ends_ns - created_ns + now_ns, NS_MAX)
+                # Hostile bytes may have one that ends before it begins.
+                ends_ns = min(max(ends_ns - created_ns, 0) + now_ns, NS_MAX)
             created_ns = now_ns
         else:
             user = self.user

@@ -84,13 +84,17 @@ class State:
     def _rotate(self, record: Record) -> int:
         old, new, now_ns, until_ns, flags, user = rec.unpack(rec.ROTATE, record, more=True)
         entry = taken_apart(self._known(record, old))
+        if flags & ~(rec.NEW_USER | rec.NEW_DATA):
+            rec.refuse_unknown(record)
         if new in self.sessions or entry.heir:
             rec.refuse(record, "rotates to an id, or from one, that cannot be")
-        self.drop(old)
+        data = rec.data_of(record) if flags & rec.NEW_DATA else b""
+        # The heir first, and the old one in one step: queries of other threads look at any time.
+        self._add(new, entry.rotated(now_ns, flags, user, data))
         if until_ns:
             self._add(old, entry._replace(ends_ns=min(entry.ends_ns, until_ns), heir=new))
-        data = rec.data_of(record) if flags & rec.NEW_DATA else b""
-        self._add(new, entry.rotated(now_ns, flags, user, data))
+        else:
+            self.drop(old)
         return int(now_ns)
 
     def _logout(self, record: Record) -> int:

@@ -245,12 +245,18 @@ class SessionStore(Sweeping, Reading):
         """End a session: a logout; whether it was there. With an id that was rotated, within its
         grace, the session ends too. With durable=True no power cut brings it back."""
         digest = digest_of_either(session)
+        found: bytes | None = None
 
         def decide(state: State) -> list[tuple[bytes, bytes]]:
+            nonlocal found
             found = state.resolved(digest, state.now_ns())
-            return [] if found is None else [(rec.DELETE.pack(b"d", found), b"")]
+            ended = found
+            if found is None and state.find(digest, state.newest_ns) is not None:
+                ended = digest  # over by the clock alone, which may be put back
+            return [] if ended is None else [(rec.DELETE.pack(b"d", ended), b"")]
 
-        return bool(self._command(decide, durable))
+        self._command(decide, durable)
+        return found is not None
 
     def rotate(
         self,
@@ -303,7 +309,8 @@ class SessionStore(Sweeping, Reading):
             kept = state.resolved(stays, now_ns) or rec.NOBODY
             ended = [digest for digest in state.of_user(name) if digest != kept]
             count = sum(state.find_to_change(digest, now_ns) is not None for digest in ended)
-            alive = any(state.find(digest, now_ns) is not None for digest in ended)
+            # Also what is over by the clock alone, which may be put back.
+            alive = any(state.find(digest, state.newest_ns) is not None for digest in ended)
             return [(rec.LOGOUT.pack(b"o", kept) + name, b"")] if alive else []
 
         self._command(decide, durable)

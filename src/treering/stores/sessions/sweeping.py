@@ -31,6 +31,9 @@ class Sweeping(Store[State]):
 
     def _command(self, decide: Decide, durable: bool | None) -> range:
         positions = self._fold.command(decide, durable=durable)
+        if durable and not positions and positions.start and not self.read_only:
+            # What there was nothing to do about may be as it is by another call, not yet durable.
+            self._fold.settle(positions.start - 1, durable)
         self._sweeping.count(1, 0)  # in a forked child the thread begins anew
         return positions
 
@@ -43,8 +46,10 @@ class Sweeping(Store[State]):
         def decide(state: State) -> list[tuple[bytes, bytes]]:
             nonlocal count
             now_ns = state.now_ns()
-            count = sum(rec.expires_ns(packed) <= now_ns for packed in state.sessions.values())
-            return [(rec.TIME.pack(b"n", now_ns), b"")] if count else []
+            every = state.sessions.values()
+            over = [packed[rec.FLAGS_AT] for packed in every if rec.expires_ns(packed) <= now_ns]
+            count = over.count(0)  # an id that was rotated away is no session
+            return [(rec.TIME.pack(b"n", now_ns), b"")] if over else []
 
         self._command(decide, False)
         while self._reap():
@@ -54,7 +59,7 @@ class Sweeping(Store[State]):
     def _sweep(self) -> None:
         """The background thread's."""
         if self.closed:
-            self._sweeping.stop()  # of a database: nobody else tells us
+            self._sweeping.stop()
             return
         try:
             self._drop_what_is_over()
@@ -85,10 +90,14 @@ class Sweeping(Store[State]):
         with self._fold.lock:
             return self._fold.state().reap(_STEPS)
 
+    def end_sweeping(self) -> None:
+        """No more clean-up in the background: for `close`, and a database that is closed."""
+        self._sweeping.end()
+
     def close(self) -> None:
         """Make everything durable and let go of the log; idempotent."""
         if self._own is not None:
-            self._sweeping.end()
+            self.end_sweeping()
         super().close()
 
 
