@@ -88,6 +88,26 @@ def test_who_appends_quicker_than_others_read_keeps_no_query_waiting(files):
         assert 3 <= fold.state().sums[b"a"] < 10
 
 
+def test_a_batch_that_grew_over_a_cut_is_taken_in_whole(files):
+    """The end that a query asked for may lie within it."""
+    with opened(files) as fold, opened(files) as other:
+        add(fold, 10)
+        fold.state()
+        add(other, 10)
+        asked = fold.wal.current_position
+
+        def cut_after_this():
+            fold.wal.current_position = asked
+            end = asked()
+            other.wal.truncate_after(15)
+            other.wal.append_batch([Record(b"a", b"1")] * 10)
+            return end
+
+        fold.wal.current_position = cut_after_this
+        fold.catch_up()
+        assert (fold.position, fold.current.sums) == (25, {b"a": 25})
+
+
 def test_a_command_is_decided_on_the_newest_state_only(files):
     """Somebody is faster: it is asked again, with what came in between."""
     with opened(files) as fold, opened(files) as other:

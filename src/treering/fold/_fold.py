@@ -219,6 +219,7 @@ class Fold(Generic[S]):
                 end = min(asked, wal.current_position())
                 if wal._rewinds() != self._rewinds:
                     self._reload()  # what was taken in may have been taken back
+                    asked = wal.current_position()  # the old one may lie within a batch now
                 elif self.position >= end:
                     return
                 else:

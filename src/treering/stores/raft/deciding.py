@@ -15,8 +15,8 @@ from . import records as rec
 from .errors import (
     HardStateError,
     committed,
-    compacted,
     entry_conflict,
+    outdated,
     unavailable,
 )
 from .records import Entry, HardState
@@ -144,7 +144,7 @@ def compaction(state: State, index: int, keep: int) -> Plan:
     """A snapshot of our own state machine, which has applied the entries up to `index`."""
     newest = 0 if state.snapshot is None else state.snapshot.index
     if index <= newest:
-        raise compacted(index, max(newest, state.index.before) + 1)
+        raise outdated(index, newest, state.index.before + 1)
     if index > state.index.last:
         raise unavailable(index, state.index.last)
     before = max(state.index.before, index - keep)

@@ -47,6 +47,16 @@ def compacted(index: int, first: int) -> CompactedError:
     return error
 
 
+def outdated(index: int, newest: int, first: int) -> CompactedError:
+    """For a snapshot that is no newer than the one there."""
+    error = CompactedError(
+        f"there is a snapshot up to index {newest} already, so none up to {index} is stored",
+        hint=f"Nothing has to be done, or compact from {newest + 1} on",
+    )
+    error.oldest = first
+    return error
+
+
 def unavailable(index: int, last: int) -> UnavailableError:
     """For an entry that is not there yet."""
     return UnavailableError(

@@ -14,7 +14,9 @@ from .records import Entry
 from .state import State
 
 BLOCK_ENTRIES = 1024
-_FIRST_BLOCK = 64
+# Nobody knows how large entries are before they are read: so a few first, then more and more.
+_FIRST_BLOCK = 4
+_GROWTH = 8
 # Of entries like those before, a block has about so much.
 _BLOCK_BYTES = 1 << 20
 
@@ -32,7 +34,7 @@ class Shelf:
 
     def __init__(self, fold: Follower[State], path: str, before: Place | None = None) -> None:
         self._fold, self._path = fold, path
-        self._before = before
+        self.before = before
         self._most = _FIRST_BLOCK
 
     def fetch(self, low: int, high: int | None) -> list[Entry]:
@@ -47,28 +49,51 @@ class Shelf:
                     found = state.recent.some(low, min(end, low + BLOCK_ENTRIES))
                     break
                 end = min(end, low + self._most, state.recent.first)
-                places = list(range(low, end)), state.index.positions(low, end)
+                positions = state.index.positions(low, end)
             try:
-                found = self._read(*places)
+                found = self._read(range(low, end), positions)
+                self._learn(found)
                 break
             except PrunedError:
-                with self._fold.lock:
-                    if low > self._fold.state().index.before:
-                        raise  # not because of a compaction meanwhile
+                if self._in_place(low, positions):
+                    raise
         if found:
-            self._before = found[-1][:2]
-            mean = sum(len(entry.data) for entry in found) // len(found)
-            self._most = max(1, min(BLOCK_ENTRIES, _BLOCK_BYTES // (mean + 1)))
+            self.before = found[-1][:2]
         return found
 
+    def holds(self) -> bool:
+        """Whether what was fetched last is still the log's, or of the entries in its snapshot."""
+        with self._fold.lock:
+            return self._is_there(self._fold.state())
+
+    def _is_there(self, state: State) -> bool:
+        if self.before is None:
+            return True
+        index, term = self.before
+        return state.index.before <= index <= state.index.last and state.term(index) == term
+
     def _check_before(self, state: State) -> None:
-        if self._before is None:
-            return
-        index, term = self._before
-        if index < state.index.before:
-            return  # compacted, as will be said
-        if index > state.index.last or state.term(index) != term:
+        if not self._is_there(state):
+            assert self.before is not None
+            index = self.before[0]
+            if index < state.index.before:
+                raise compacted(index + 1, state.index.before + 1)
             raise replaced(index)
+
+    def _in_place(self, low: int, positions: list[int]) -> bool:
+        """Whether the entries from `low` on are where they were: then that they cannot be read is
+        not because they were compacted, or replaced and the old ones removed by a checkpoint."""
+        end = low + len(positions)
+        with self._fold.lock:
+            index = self._fold.state().index
+            there = index.before < low and end <= index.last + 1
+            return there and index.positions(low, end) == positions
+
+    def _learn(self, found: list[Entry]) -> None:
+        """How many entries like these the next block may have."""
+        mean = sum(len(entry.data) for entry in found) // max(len(found), 1)
+        most = min(BLOCK_ENTRIES, _GROWTH * self._most, _BLOCK_BYTES // (mean + 1))
+        self._most = max(1, most)
 
     def check(self, low: int) -> int | None:
         """Compare a block of entries in the log with the index, and with those in memory: from
@@ -77,19 +102,19 @@ class Shelf:
             state = self._fold.state()
             index, recent = state.index, state.recent
             low = max(low, index.before + 1)
-            indices = list(range(low, min(low + _FIRST_BLOCK, index.last + 1)))
-            if not indices:
+            end = min(low + self._most, index.last + 1)
+            if low >= end:
                 return None
-            end = indices[-1] + 1
+            indices = range(low, end)
             positions, terms = index.positions(low, end), [index.term(i) for i in indices]
             known = recent.some(low, end) if low >= recent.first else []
         try:
             found = self._read(indices, positions)
         except PrunedError:
-            with self._fold.lock:
-                if low > self._fold.state().index.before:
-                    raise
-            return low  # a compaction was faster
+            if self._in_place(low, positions):
+                raise
+            return low  # a compaction was faster, or others took their place
+        self._learn(found)
         if [entry.term for entry in found] != terms or (known and known != found):
             raise DamageError(
                 f"the entries from {low} on are not those that the index knows",
@@ -98,7 +123,7 @@ class Shelf:
             )
         return end
 
-    def _read(self, indices: list[int], positions: list[int]) -> list[Entry]:
+    def _read(self, indices: range, positions: list[int]) -> list[Entry]:
         entries, unpack = [], rec.ENTRY_KEY.unpack
         for index, record in zip(indices, self._fold.wal.read_many(positions), strict=True):
             try:

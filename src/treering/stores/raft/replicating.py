@@ -24,15 +24,19 @@ class Replication(Iterator[Entry]):
         self,
         fold: Follower[State],
         path: str,
-        index: int,
         before: Place,
         timeout: float | None,
     ) -> None:
         self._fold, self._timeout = fold, timeout
         self._shelf = Shelf(fold, path, before)
+        self._given = before
         self._block: list[Entry] = []
-        self.next_index = index
         self.stopped = False
+
+    @property
+    def next_index(self) -> int:
+        """The index after that of the newest entry that was given."""
+        return self._given[0] + 1
 
     def __iter__(self) -> Replication:
         return self
@@ -41,9 +45,12 @@ class Replication(Iterator[Entry]):
         while not self.stopped:
             block, index = self._block, self.next_index
             if block and block[0].index <= index <= block[-1].index:
-                self.next_index = index + 1
-                return block[index - block[0].index]
-            if not self._fill():
+                if self._shelf.holds():
+                    entry = block[index - block[0].index]
+                    self._given = entry[:2]
+                    return entry
+                self._block = []  # some of it may have been replaced since it was fetched
+            elif not self._fill():
                 break
         raise StopIteration
 
@@ -52,6 +59,7 @@ class Replication(Iterator[Entry]):
         until = None if self._timeout is None else time.monotonic() + self._timeout
         while not self.stopped:
             seen = self._fold.position
+            self._shelf.before = self._given
             found = self._shelf.fetch(self.next_index, None)
             if found:
                 self._block = found

@@ -15,13 +15,15 @@ from .state import State, Stored
 
 # A record of it has at most 1 MiB with everything.
 CHUNK_BYTES = 1020 << 10
+# What a chunk's record has besides the data, and some more.
+_HEAD_BYTES = 64
 
 Data = bytes | bytearray | memoryview | Iterable[bytes]
 
 
 class Snapshot:
     """The state machine as of `index`, whose entry is of `term`: `size` bytes, and your `metadata`.
-    While this object lives, checkpoints of this process keep its data."""
+    While this object lives, checkpoints of the RaftLog it is from keep its data."""
 
     def __init__(self, fold: Follower[State], stored: Stored) -> None:
         """With the fold's lock held."""
@@ -32,7 +34,7 @@ class Snapshot:
 
     def chunks(self) -> Iterator[bytes]:
         """The data in pieces of at most 1 MiB, each read from the log when it is asked for.
-        CompactedError if another process stored a newer snapshot and made a checkpoint;
+        CompactedError if another handle or process stored a newer snapshot and made checkpoints;
         DamageError, StorageError."""
         left = self.size
         for number in range(len(self._stored.chunks)):
@@ -72,28 +74,30 @@ class Snapshot:
         return f"<Snapshot up to index {self.index}, term {self.term}, {self.size} bytes>"
 
 
-def pieces(data: Any) -> Iterator[bytes]:
-    """Data of whatever kind in pieces of 1 MiB, the last one shorter. UsageError for what is none.
-    Nothing is asked of an iterable before the first piece is."""
+def pieces(data: Any, record_bytes_max: int) -> Iterator[bytes]:
+    """Data of whatever kind in pieces of 1 MiB, or of what a record may have if that is less; the
+    last one shorter. UsageError for what is none. Nothing is asked of an iterable before the first
+    piece is."""
+    most = max(1, min(CHUNK_BYTES, record_bytes_max - _HEAD_BYTES))
     if isinstance(data, bytes | bytearray | memoryview):
         view = memoryview(data)
         view = (view if view.c_contiguous else memoryview(view.tobytes())).cast("B")
-        return (bytes(view[at : at + CHUNK_BYTES]) for at in range(0, view.nbytes, CHUNK_BYTES))
+        return (bytes(view[at : at + most]) for at in range(0, view.nbytes, most))
     if isinstance(data, str) or not (hasattr(data, "read") or isinstance(data, Iterable)):
         raise UsageError(
             f"a snapshot is bytes, an iterable of bytes or a binary file, not {type(data).__name__}"
         )
     if hasattr(data, "read"):
-        data = iter(partial(data.read, CHUNK_BYTES), b"")
-    return _regrouped(data)
+        data = iter(partial(data.read, most), b"")
+    return _regrouped(data, most)
 
 
-def _regrouped(data: Iterable[Any]) -> Iterator[bytes]:
+def _regrouped(data: Iterable[Any], most: int) -> Iterator[bytes]:
     buffer = bytearray()
     for some in data:
         buffer += rec.as_bytes(some, "a part of a snapshot")
-        while len(buffer) >= CHUNK_BYTES:
-            yield bytes(buffer[:CHUNK_BYTES])
-            del buffer[:CHUNK_BYTES]
+        while len(buffer) >= most:
+            yield bytes(buffer[:most])
+            del buffer[:most]
     if buffer:
         yield bytes(buffer)

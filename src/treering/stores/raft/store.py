@@ -59,6 +59,7 @@ class RaftLog(Store[State]):
             **options,
         )
         self._stand_on(fold, read_only)
+        self._record_bytes_max: int = options.get("record_bytes_max", rec.NUMBER_MAX)
         if exclusive and not read_only:
             self._abandon(None)  # what a crash left: nobody else can be storing one
 
@@ -166,7 +167,8 @@ class RaftLog(Store[State]):
     @property
     def last_index(self) -> int:
         """Of the newest entry, or the snapshot's if there is none: 0 in a new log."""
-        return self._fold.state().index.last
+        with self._fold.lock:  # within a save it is others for a moment
+            return self._fold.state().index.last
 
     @property
     def hard_state(self) -> HardState:
@@ -241,7 +243,7 @@ class RaftLog(Store[State]):
             state = self._fold.state()
             check_span(state, index, None)
             before = index - 1, state.term(index - 1)
-        return Replication(self._fold, self.name, index, before, timeout)
+        return Replication(self._fold, self.name, before, timeout)
 
     def snapshot(self) -> Snapshot | None:
         """The newest snapshot that is stored as a whole; None if there is none. Its data is read
@@ -255,7 +257,9 @@ class RaftLog(Store[State]):
     def _command(self, decide: Callable[[State], Sequence[Pair]]) -> None:
         """Append what is decided. If that is nothing, because all of it is there already, it has
         to be as durable as if it were not."""
-        positions = self._fold.command(decide)
+        self._settle(self._fold.command(decide))
+
+    def _settle(self, positions: range) -> None:
         if not positions and positions.start:
             self._fold.settle(positions.start - 1)
 
@@ -264,7 +268,7 @@ class RaftLog(Store[State]):
     ) -> bool:
         """Store a snapshot as the newest state's plan wants it; whether it wanted any."""
         metadata = rec.as_bytes(metadata, "the metadata", rec.METADATA_BYTES_MAX)
-        chunks, fold = pieces(data), self._fold
+        chunks, fold = pieces(data, self._record_bytes_max), self._fold
 
         def begin(state: State) -> Sequence[Pair]:
             planned = plan(state)
@@ -272,6 +276,7 @@ class RaftLog(Store[State]):
 
         positions = fold.command(begin, durable=False)
         if not positions:
+            self._settle(positions)
             return False
         begun = positions[0]
         try:
