@@ -33,7 +33,7 @@ def cache(context: Context) -> Group:
         ours = stack.enter_context(_open(context.path("cache")))
         full = stack.enter_context(_open(context.path("cache-full"), 2 << 20))
         blocks = _blocks(ours, full, _KEYS)
-        blocks["memoize, hit"] = _calls(ours.memoize()(lambda number: number), range(2_000))
+        blocks["memoize, hit"] = _calls(ours.memoize(name="f")(lambda number: number), range(2_000))
         found.add("diskcache", "diskcache", lambda library: _theirs(library, context, stack))
         theirs = found.found.get("diskcache", {})
         samples = rounds(context, blocks | theirs, context.pick(9, 5))

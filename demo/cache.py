@@ -17,7 +17,7 @@ def show(path: Path) -> None:
     say("A cache of 1 MiB: two processes fill it and count; both are killed with -9.")
     filling = [start("filler", path, str(number)) for number in range(2)]
     with Cache(path, size_bytes_max=BOUND) as cache:
-        while cache.get("n", 0) < 8_000:
+        while cache.get("n", 0) < 4_000:
             time.sleep(0.005)
         for process in filling:
             process.kill()
@@ -40,7 +40,7 @@ def _compute_after_a_death(path: Path) -> None:
     killed = time.monotonic()
     computing.communicate()
     with Cache(path, size_bytes_max=BOUND) as cache:
-        answer = cache.memoize(name="answer", lease=0.5)(lambda: 42)
+        answer = cache.memoize(name="answer", lease=0.3)(lambda: 42)
         check(answer() == 42, "a process died while it computed for all: the next one took over")
         tell(f"{time.monotonic() - killed:.1f} s after its death, when its lease was over")
 
@@ -60,7 +60,7 @@ def computer(path: str) -> int:
     """Begin to compute and never end."""
     with Cache(path, size_bytes_max=BOUND) as cache:
 
-        @cache.memoize(name="answer", lease=0.5)
+        @cache.memoize(name="answer", lease=0.3)
         def answer() -> int:
             print("computing", flush=True)
             time.sleep(1000)

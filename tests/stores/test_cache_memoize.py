@@ -129,7 +129,7 @@ def test_arguments_of_every_kind_are_apart(opened):
     with pytest.raises(UsageError, match="key="):
         function(object())
     with pytest.raises(UsageError, match="arguments"):
-        store.memoize()(lambda x: x)(y=1)
+        store.memoize(name="f")(lambda x: x)(y=1)
 
 
 def test_a_key_of_ones_own(opened):

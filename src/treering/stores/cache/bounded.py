@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from treering import Record, TooLargeError, TreeringError
+from treering import DiskFullError, Record, TooLargeError, TreeringError
 from treering.fold import Fold, Store
 
 from .state import State, cost
-from .usage import Usage
+from .usage import NOTED_MAX, Usage
 from .values import Codec
 from .victims import room_records, within
 
@@ -34,23 +34,41 @@ class Bounded(Store[State]):
             return within(state, self._bound, made) if self._policy == "none" else made
 
         positions = fold.command(noting)
-        self._used.note_set(record.key for record in made)
+        keys = [record.key for record in made]
+        if len(keys) + len(self._used.noted) >= NOTED_MAX:
+            self._tell()
+        self._used.note_set(keys)
         if positions and (fold.current.size > self._bound or fold.current.torn):
-            self._make_room()
+            self._make_room(keys)
         return positions
 
-    def _make_room(self, spare: bytes = b"") -> None:
-        """Evict until the cache is within its bound; `spare` was set just now."""
-        evicted = 0
+    def _make_room(self, spare: Collection[bytes]) -> None:
+        """Evict until the cache is within its bound; `spare` was set just now. On a full disk the
+        next call does it: this one has set what it had to."""
+        used, evicted = self._used.untold(), 0
+        news: list[Record] | None = None  # made once, however often somebody else is quicker
 
         def decide(state: State) -> list[Record]:
-            nonlocal evicted
-            used = self._used.untold()
-            records, evicted = room_records(state, self._bound, self._policy, used, spare)
-            return [*self._used.news(state.size), *records] if records else []
+            nonlocal evicted, news
+            seen = self._log.position
+            try:
+                records, evicted = room_records(state, self._bound, self._policy, used, spare)
+            except (RuntimeError, KeyError):
+                if self._log.position == seen:
+                    raise
+                return []  # a signal's handler set something meanwhile, so it made room
+            if records and news is None:
+                news = self._used.news(state.size)
+            return [*(news or ()), *records] if records else []
 
-        while self._log.command(decide, durable=False):
-            self._used.evictions += evicted
+        try:
+            while self._log.command(decide, durable=False):
+                self._used.evictions += evicted
+                news = []
+            if news:  # somebody else made room
+                self._log.append(news, durable=False)
+        except DiskFullError:
+            pass
 
     def _check_size(self, coded: bytes, raw: bytes) -> bytes:
         size = cost(coded, raw)
@@ -63,12 +81,9 @@ class Bounded(Store[State]):
 
     def _tell(self, *, last: bool = False) -> None:
         """Tell other processes what this one used. Not a thing to fail for: it is a hint."""
-        if self.read_only:
-            self._used.noted = {}
-            return
         news = self._used.news(self._log.current.size, last=last)
         try:
-            if news:
+            if news and not self.read_only:
                 self._log.append(news, durable=False)
         except TreeringError:
             pass

@@ -13,8 +13,10 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from treering import DiskFullError, Record, TooLargeError, TreeringError, UsageError
@@ -31,8 +33,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MISSING: Any = object()
+Mark = tuple[int, bytes]
 # What this thread or task is computing: a function that asks for its own result gets it computed.
-_computing: ContextVar[frozenset[tuple[int, bytes]]] = ContextVar("computing", default=frozenset())
+# Tasks that it leaves behind have this still when it has ended: the list is empty then.
+_computing: ContextVar[Mapping[Mark, list[bool]]] = ContextVar(
+    "computing", default=MappingProxyType({})
+)
 
 # How long a task sleeps between two looks whether another process is done.
 _LOOK_SECONDS_MIN, _LOOK_SECONDS_MAX = 0.001, 0.05
@@ -43,7 +49,7 @@ class Memoizing(Bounded):
 
     def _begin_memoizing(self) -> None:
         # What tasks of this process wait for: so only one of them asks other processes.
-        self._flights: dict[tuple[int, bytes], asyncio.Future[Any]] = {}
+        self._flights: dict[tuple[int, bytes], asyncio.Future[bytes]] = {}
 
     def memoize(
         self,
@@ -63,12 +69,12 @@ class Memoizing(Bounded):
         takes longer may be computed twice. Exceptions are raised and not kept. A deleted entry is
         not set by who began before.
 
-        The key is `name` (default: module and qualified name) and the arguments, which are keys,
-        None, bool or float (given by name they count as given by place); or what `key(*args,
-        **kwargs)` returns, with the name. The function gets `cache_key(*args)`, the key for `get`
-        and the like, `invalidate(*args)`, which deletes, and `__wrapped__`. What a result may be
-        is what `set` takes; one that is too large, or finds the disk full, is returned and not
-        kept. UsageError for bad arguments, here and in the call."""
+        The key is `name` (default: module and qualified name; a lambda has none) and the arguments,
+        which are keys, None, bool or float (given by name they count as given by place); or what
+        `key(*args, **kwargs)` returns, with the name. The function gets `cache_key(*args)`, the key
+        for `get` and the like, `invalidate(*args)`, which deletes, and `__wrapped__`. What a result
+        may be is what `set` takes; one that is too large, or finds the disk full, is returned and
+        not kept. UsageError for bad arguments, here and in the call."""
         if callable(ttl):
             raise UsageError("memoize takes options", hint="Write @cache.memoize()")
         terms = _Terms(
@@ -101,7 +107,7 @@ class Memoizing(Bounded):
     def _fresh(self, key: Key, coded: bytes) -> Any:
         """The value, if it need not be computed anew."""
         state = self._log.state()
-        raw = state.items.get(coded)
+        raw = state.get(coded)
         if raw is None or not _is_fresh(state, raw):
             return _MISSING
         return self.get(key, _MISSING)
@@ -117,7 +123,7 @@ class Memoizing(Bounded):
             held = state.leases.get(coded)
             waits = held is not None and held.until_ns > now_ns and held.token != overdue
             if raw is not None and (waits or _is_fresh(state, raw)):
-                claim = _Claim(value=decode(raw, self._codec))
+                claim = _Claim(value=decode(raw, self._codec), raw=raw)
             elif waits and held is not None:
                 left = min(held.until_ns - now_ns, terms.lease_ns) / SECOND
                 claim = _Claim(wait_for=held.token, seconds=left, position=self._log.position)
@@ -135,8 +141,8 @@ class Memoizing(Bounded):
         self._used.misses += bool(claim.token)
         return claim
 
-    def _keep(self, coded: bytes, token: bytes, value: Any, terms: _Terms) -> None:
-        """Set what was computed, if the lease still holds."""
+    def _keep(self, coded: bytes, token: bytes, value: Any, terms: _Terms) -> bytes:
+        """Set what was computed, if the lease still holds; it as bytes."""
         raw = b""
 
         def decide(state: State) -> list[Record]:
@@ -159,6 +165,7 @@ class Memoizing(Bounded):
         except BaseException:
             self._give_back(coded, token)
             raise
+        return raw
 
     def _give_back(self, coded: bytes, token: bytes) -> None:
         """The next one may compute. If that cannot be written the lease will be over in time."""
@@ -179,6 +186,7 @@ class _Claim(NamedTuple):
     """A value; or the token of a lease; or whose lease to wait for, and how long at most."""
 
     value: Any = _MISSING
+    raw: bytes = b""
     token: bytes = b""
     wait_for: bytes = b""
     seconds: float = 0.0
@@ -210,9 +218,9 @@ class _Keys:
     def __init__(self, function: Any, name: str | None, key: Callable[..., Key] | None) -> None:
         if not callable(function):
             raise UsageError(f"memoize decorates functions, not {type(function).__name__}")
-        self._name = name or f"{function.__module__}.{function.__qualname__}"
+        self._name = name or _name_of(function)
         self._key = key
-        self._signature = inspect.signature(function)
+        self._signature = None if key is not None else _signature_of(function)
         if type(self._name) is not str:
             raise UsageError(f"name must be a text, not {name!r:.40}")
         encode_key(self._name)
@@ -221,7 +229,7 @@ class _Keys:
         """The key under which the result of that call is."""
         if self._key is not None:
             return self._name, self._key(*args, **kwargs)
-        if kwargs:
+        if kwargs and self._signature is not None:
             try:
                 bound = self._signature.bind(*args, **kwargs)
             except TypeError as error:
@@ -231,9 +239,38 @@ class _Keys:
         return self._name, encode_arguments(args), *((encode_arguments(named),) if named else ())
 
 
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__qualname__", "<lambda>")
+    if name.endswith("<lambda>"):  # others at the same place have the same name
+        raise UsageError("what has no name of its own needs one", hint="memoize(name=...)")
+    return f"{function.__module__}.{name}"
+
+
+def _signature_of(function: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"nobody knows the arguments of {function!r:.60}",
+            hint="Say what the key is: memoize(key=lambda ...: ...)",
+        ) from error
+
+
 def _is_fresh(state: State, raw: bytes) -> bool:
     until_ns = fresh_until(raw)
     return until_ns is None or until_ns > state.now_ns()
+
+
+@contextmanager
+def _marked(mark: Mark) -> Iterator[None]:
+    """Within, this thread or task computes that."""
+    going = [True]
+    before = _computing.set({**_computing.get(), mark: going})
+    try:
+        yield
+    finally:
+        going.clear()
+        _computing.reset(before)
 
 
 def _of_function(cache: Memoizing, function: Any, keys: _Keys, terms: _Terms) -> Any:
@@ -244,7 +281,7 @@ def _of_function(cache: Memoizing, function: Any, keys: _Keys, terms: _Terms) ->
         if value is not _MISSING:
             return value
         mark = (id(cache), coded)
-        if cache.read_only or mark in _computing.get():
+        if cache.read_only or _computing.get().get(mark):
             return function(*args, **kwargs)
         patience = _Patience(terms)
         while True:
@@ -256,14 +293,12 @@ def _of_function(cache: Memoizing, function: Any, keys: _Keys, terms: _Terms) ->
             patience.wait_for(claim.wait_for)
             cache._log.wait(claim.seconds, position=claim.position)
             time.sleep(_LOOK_SECONDS_MIN)  # others may write all the time
-        before = _computing.set(_computing.get() | {mark})
         try:
-            value = function(*args, **kwargs)
+            with _marked(mark):
+                value = function(*args, **kwargs)
         except BaseException:
             cache._give_back(coded, claim.token)
             raise
-        finally:
-            _computing.reset(before)
         cache._keep(coded, claim.token, value, terms)
         return value
 
@@ -275,7 +310,7 @@ def _of_coroutine(cache: Memoizing, function: Any, keys: _Keys, terms: _Terms) -
         key = keys.of(*args, **kwargs)
         coded = encode_key(key)
         mark = (id(cache), coded)
-        if cache.read_only or mark in _computing.get():
+        if cache.read_only or _computing.get().get(mark):
             found = cache._fresh(key, coded)
             return await function(*args, **kwargs) if found is _MISSING else found
         loop = asyncio.get_running_loop()
@@ -290,41 +325,38 @@ def _of_coroutine(cache: Memoizing, function: Any, keys: _Keys, terms: _Terms) -
             if stale is not _MISSING:
                 return stale
             await asyncio.wait([flight])
-            if flight.result() is not _MISSING:
-                return flight.result()
+            if flight.result():
+                return decode(flight.result(), cache._codec)  # one of its own for each
         flight = cache._flights[id(loop), coded] = loop.create_future()
-        value = _MISSING
+        raw = b""
         try:
-            value = await _lead(cache, coded, mark, terms, lambda: function(*args, **kwargs))
+            value, raw = await _lead(cache, coded, mark, terms, lambda: function(*args, **kwargs))
         finally:
             del cache._flights[id(loop), coded]
-            flight.set_result(value)
+            flight.set_result(raw)
         return value
 
     return memo
 
 
 async def _lead(
-    cache: Memoizing, coded: bytes, mark: tuple[int, bytes], terms: _Terms, call: Any
-) -> Any:
-    """Get a result for all tasks of this process."""
+    cache: Memoizing, coded: bytes, mark: Mark, terms: _Terms, call: Any
+) -> tuple[Any, bytes]:
+    """Get a result for all tasks of this process, also as bytes."""
     patience, seconds = _Patience(terms), _LOOK_SECONDS_MIN
     while True:
         claim = cache._claim(coded, terms, patience.overdue())
         if claim.value is not _MISSING:
-            return claim.value
+            return claim.value, claim.raw
         if claim.token:
             break
         patience.wait_for(claim.wait_for)
         await asyncio.sleep(min(seconds, max(claim.seconds, _LOOK_SECONDS_MIN)))
         seconds = min(2 * seconds, _LOOK_SECONDS_MAX)
-    before = _computing.set(_computing.get() | {mark})
     try:
-        value = await call()
+        with _marked(mark):
+            value = await call()
     except BaseException:
         cache._give_back(coded, claim.token)
         raise
-    finally:
-        _computing.reset(before)
-    cache._keep(coded, claim.token, value, terms)
-    return value
+    return value, cache._keep(coded, claim.token, value, terms)

@@ -65,6 +65,7 @@ class State:
         self.clock = clock
         self._due: list[tuple[int, bytes]] = []  # a heap of expiries; some are not true any more
         self._changing = False
+        self._step = 0  # who finds another one at the end than at the beginning was interrupted
         self.torn = False  # a `set` was interrupted: count anew before the counts are used
         self._sweep_at = _LEASES_LEAST
 
@@ -98,9 +99,11 @@ class State:
         tags_of(raw)
         self.set(record.key, raw, record.expires_at_ns)
 
-    def set(self, key: bytes, raw: bytes, expiry: int | None) -> None:
-        """An entry, used just now. The hot path calls this by itself."""
-        self.torn |= self._changing
+    def set(self, key: bytes, raw: bytes, expiry: int | None, now_ns: int = 0) -> None:
+        """An entry, used just now. The hot path calls this by itself, with the time."""
+        step = self._step = self._step + 1
+        if self._changing:
+            self.torn = True  # by an interrupt
         self._changing = True
         items, old = self.items, self.items.get(key)
         items[key] = raw
@@ -123,6 +126,13 @@ class State:
         if self.leases:
             self.leases.pop(key, None)
         self._changing = False
+        if self._step != step:
+            self.torn = True  # a signal's handler came in between
+        if now_ns > self.newest_ns:
+            self.newest_ns = now_ns
+        due = self._due
+        if due and (due[0][0] <= now_ns or len(due) > 2 * len(self.expiries) + _STALE_LEAST):
+            self.pass_time(now_ns)
 
     def pass_time(self, now_ns: int) -> None:
         """A record of that time came: what is over by the log's own time leaves memory."""
@@ -133,12 +143,15 @@ class State:
             if len(due) > 2 * len(self.expiries) + _STALE_LEAST:
                 self._heap_anew()
             return
+        step = self._step = self._step + 1
+        self.torn |= self._changing
         self._changing = True
         while due and due[0][0] <= self.newest_ns:
             at, key = heappop(due)
             if self.expiries.get(key) == at:
                 self._remove(key)
         self._changing = False
+        self.torn |= self._step != step
 
     def _remove(self, key: bytes) -> None:
         raw = self.items.pop(key, None)
@@ -211,18 +224,22 @@ class State:
         """Count anew what an interrupted `set` may have left half counted; O(1) if none was."""
         if not self._changing and not self.torn:
             return
-        goes_on = self._changing  # perhaps: we may be in a signal's handler
-        self.torn, self._changing = True, False
+        step = self._step = self._step + 1
+        self.torn, self._changing = False, True
         self.tags.clear()
-        self.size = sum(len(key) + len(raw) + ENTRY_BYTES for key, raw in self.items.items())
-        for key, raw in self.items.items():
+        entries = list(self.items.items())
+        self.size = sum([len(key) + len(raw) + ENTRY_BYTES for key, raw in entries])
+        for key, raw in entries:
             if raw[0] == TAGGED:
                 self._tag(key, raw)
         self._heap_anew()
-        self.torn = goes_on
+        self._changing = False
+        self.torn |= self._step != step
 
     def _heap_anew(self) -> None:
-        self._due[:] = [(at, key) for key, at in self.expiries.items()]
+        # What a signal's handler pushes meanwhile may be there twice, but not be missing.
+        self._due.clear()
+        self._due.extend(zip(self.expiries.values(), self.expiries.keys(), strict=True))
         heapify(self._due)
 
     # --- snapshots ---
@@ -287,7 +304,7 @@ class State:
     def over(self) -> list[bytes]:
         """The keys that are over and still in memory: O(keys with an expiry)."""
         now_ns = self.now_ns()
-        return [key for key, at in self.expiries.items() if at <= now_ns]
+        return [key for key, at in list(self.expiries.items()) if at <= now_ns]
 
     def check(self) -> None:
         """All counts and indexes are what the entries say; DamageError otherwise."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from .values import (
     tagged,
     whole_number,
 )
-from .victims import check_policy
+from .victims import check_policy, named
 
 _MISSING: Any = object()
 
@@ -46,7 +46,8 @@ class Cache(Memoizing):
     What was used: setting is in the log; reading is noted in memory by each process, and told to
     the others in one small record when 256 entries were noted, after a miss (at most once a
     second), when it evicts, and at `close`; only if the cache is at least half full. So eviction
-    knows exactly what its own process used, and roughly what the others did.
+    knows exactly what its own process used since then, and roughly what the others did. What a
+    call sets itself it evicts last. On a full disk the next call that sets something evicts.
 
     `codec` carries values that are not bytes, text, numbers, bool, None, nor lists and dicts that
     JSON can carry unchanged. `fsync_policy` is OS by default: what was set survives the death of
@@ -174,25 +175,25 @@ class Cache(Memoizing):
             return
         fold, expiry = self._log, None
         with fold.lock:
-            state = fold.current
             if ttl_ns is None:
                 position = fold.wal.put(coded, raw)
             else:
-                expiry = _until(state, ttl_ns)
+                expiry = _until(fold.state(), ttl_ns)
                 position = fold.wal.append(Record(coded, raw, expires_at_ns=expiry))
+            state = fold.current  # only now: a signal's handler may have loaded it anew
             if position == fold.position:  # so nothing came in between
-                state.set(coded, raw, expiry)
-                state.pass_time(state.clock())
+                state.set(coded, raw, expiry, state.clock())
                 fold.position = position + 1
                 fold.pace.count(1, size - ENTRY_BYTES)
             else:
                 state = fold.state()
         used = self._used
         used.sets += 1
-        used.noted[coded] = used.noted.pop(coded, 0)
+        noted = used.noted
+        noted[coded] = noted.pop(coded, 0)
         if state.size > self._bound or state.torn:
-            self._make_room(coded)
-        elif len(used.noted) >= NOTED_MAX:
+            self._make_room((coded,))
+        elif len(noted) >= NOTED_MAX:
             self._tell()
         if fold.always:
             fold.wal.wait_durable(position)
@@ -267,11 +268,10 @@ class Cache(Memoizing):
             nonlocal total
             raw = state.get(coded)
             total = by + (default if raw is None else whole_number(key, raw, self._codec))
-            if raw is None:
-                return [Record(coded, encode(total, None), expires_at_ns=_until(state, ttl_ns))]
-            before = raw[: len(raw) - len(body(raw))]
+            before = b"" if raw is None else raw[: len(raw) - len(body(raw))]
             new = self._check_size(coded, before + encode(total, None))
-            return [Record(coded, new, expires_at_ns=state.expiries.get(coded))]
+            expiry = _until(state, ttl_ns) if raw is None else state.expiries.get(coded)
+            return [Record(coded, new, expires_at_ns=expiry)]
 
         self._command(decide)
         self._used.sets += 1
@@ -280,28 +280,29 @@ class Cache(Memoizing):
     def pop(self, key: Key, *default: Any) -> Any:
         """Remove `key` and return its value: exactly one of many processes gets it. KeyError if
         there is none and no default is given."""
-        raw = self._remove(key)
-        if raw is not None:
-            return decode(raw, self._codec)
+        found = self._remove(key, lambda raw: decode(raw, self._codec))
+        if found is not _MISSING:
+            return found
         if default:
             return default[0]
         raise KeyError(key)
 
     def delete(self, key: Key) -> bool:
         """Remove `key`; whether it had a value. Who is computing it now will not set it."""
-        return self._remove(key) is not None
+        return self._remove(key, len) is not _MISSING
 
     def __delitem__(self, key: Key) -> None:
         if not self.delete(key):
             raise KeyError(key)
 
-    def _remove(self, key: Key) -> bytes | None:
-        coded = encode_key(key)
-        found: bytes | None = None
+    def _remove(self, key: Key, look: Callable[[bytes], Any]) -> Any:
+        """What `look` makes of the value before it goes; _MISSING if there is none."""
+        coded, found = encode_key(key), _MISSING
 
         def decide(state: State) -> list[Record]:
             nonlocal found
-            found = state.get(coded)
+            raw = state.get(coded)
+            found = _MISSING if raw is None else look(raw)
             held = coded in state.items or coded in state.leases
             return [Record.delete(coded)] if held else []
 
@@ -331,17 +332,17 @@ class Cache(Memoizing):
     def expire(self) -> int:
         """Remove what is over from memory now, rather than with the next record that comes after
         its time; how many entries. It is not shown in any case."""
-        count = 0
+        over: list[bytes] = []
+        gone = set[bytes]()
 
         def decide(state: State) -> list[Record]:
-            nonlocal count
-            over = state.over()[:_OVER_AT_ONCE]
-            count += len(over)
-            return [gone_record(over, state.age)] if over else []
+            nonlocal over
+            over = state.over()
+            return [gone_record(named(over), state.age)] if over else []
 
         while self._log.command(decide, durable=False):
-            pass
-        return count
+            gone.update(over)  # the record is later than they, so all leave, named or not
+        return len(gone)
 
     # --- Care ---
 
@@ -379,9 +380,6 @@ class Cache(Memoizing):
         if not self.closed:
             self._tell(last=True)
         super().close()
-
-
-_OVER_AT_ONCE = 10_000
 
 
 def _check_bound(size: Any) -> int:

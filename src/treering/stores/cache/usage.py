@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import weakref
 from collections.abc import Iterable
 from itertools import dropwhile
 
@@ -14,6 +15,8 @@ from .records import news_record
 
 # So many entries are noted at most.
 NOTED_MAX = 256
+# And so many bytes of keys are told at most.
+_NEWS_BYTES_MAX = 64 << 10
 # Below this part of its bound the cache is far from evicting: nobody needs to know.
 _FILL_THAT_MATTERS = 0.5
 # After a miss the news goes out, at most so often.
@@ -28,12 +31,13 @@ class Usage:
         # The order counts under "lru", the number of uses under "lfu", nothing under "none".
         self._kind = b"+" if policy == "lfu" else b"~"
         self._matters = math.inf if policy == "none" else bound * _FILL_THAT_MATTERS
-        self._begin()
+        self.begin()
+        _usages.add(self)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """As new; in a forked child, too: what was noted before, the parent tells."""
         self.noted: dict[bytes, int] = {}
         self.misses = self.sets = self.evictions = self._past_hits = 0
-        self._process = os.getpid()
         self._told_at = time.monotonic()
         self._told = (0, 0, 0, 0)
 
@@ -59,23 +63,44 @@ class Usage:
     def news(self, size: int, *, last: bool = False) -> list[Record]:
         """A record with what was used and the counts since the one before, if that matters when the
         entries have this size, or as the `last`; what was noted until now is noted no more."""
-        if self._process != os.getpid():
-            self._begin()  # a forked child: what was noted before, the parent tells
-            return []
         counts = self.counts
         noted, self.noted = self.noted.copy(), {}
         self._past_hits = counts[0]
         self._told_at = time.monotonic()
         if counts == self._told or (size < self._matters and not last):
             return []
-        used = _since_first_hit(noted)
+        used = _newest(_since_first_hit(noted))
         if not used and not last:
             return []
-        since = tuple(now - then for now, then in zip(counts, self._told, strict=True))
+        # Another thread may have told meanwhile more than we counted.
+        since = tuple(max(0, now - then) for now, then in zip(counts, self._told, strict=True))
         self._told = counts
         return [news_record(self._kind, since, used.items())]
+
+
+def _newest(used: dict[bytes, int]) -> dict[bytes, int]:
+    """The last used of them, as many as go into a small record."""
+    room, found = _NEWS_BYTES_MAX, list[tuple[bytes, int]]()
+    for key, uses in reversed(used.items()):
+        room -= len(key)
+        if room < 0 and found:
+            break
+        found.append((key, uses))
+    return dict(reversed(found))
 
 
 def _since_first_hit(noted: dict[bytes, int]) -> dict[bytes, int]:
     """Without what was set before: the log has that in its place, among what others told."""
     return dict(dropwhile(lambda entry: not entry[1], noted.items()))
+
+
+_usages: weakref.WeakSet[Usage] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for usage in list(_usages):
+        usage.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -52,14 +52,22 @@ def encode(value: Any, codec: Codec | None) -> bytes:
     if kind is float:
         return b"f" + _FLOAT.pack(value)
     if codec is not None:
-        return b"c" + bytes(codec.encode(value))
+        return b"c" + _as_bytes(codec.encode(value))
     return b"j" + _as_json(value)
+
+
+def _as_bytes(made: Any) -> bytes:
+    if not isinstance(made, bytes | bytearray | memoryview):
+        raise UsageError(f"the codec's encode must return bytes, not {type(made).__name__}")
+    return bytes(made)
 
 
 def _as_json(value: Any) -> bytes:
     try:
         _check_plain(value)
-        return json.dumps(value, separators=(",", ":")).encode()
+        # Not as ASCII: escaped, a pair of surrogates would come back as one character.
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "surrogatepass")
     except (RecursionError, ValueError) as caught:
         if isinstance(caught, UsageError):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from heapq import nsmallest
 
 from treering import Record, StorageError, UsageError
@@ -31,20 +31,25 @@ def check_policy(policy: object) -> str:
 
 
 def room_records(
-    state: State, bound: int, policy: str, used: Mapping[bytes, int], spare: bytes = b""
+    state: State, bound: int, policy: str, used: Mapping[bytes, int], spare: Collection[bytes]
 ) -> tuple[list[Record], int]:
     """The records that make the cache fit, or begin to; and how many entries they evict. `used` is
-    what this process used and has not told, `spare` was set just now. First goes what is over,
-    whatever the policy."""
+    what this process used and has not told, `spare` was set just now: it goes last. First goes what
+    is over, whatever the policy."""
     state.mend()
     if state.size <= bound:
         return [], 0
-    over, left = _taken(state, state.over(), state.size - bound)
-    if left <= 0 or policy == "none":
+    all_over = state.over()
+    over, left = _taken(state, all_over, state.size - bound)
+    if left <= 0 or policy == "none" or len(over) < len(all_over):
         return ([gone_record(over, state.age)] if over else []), 0
-    skip = {*over, spare} if len(state.items) > 1 else set(over)
-    order = _least_used(state, used) if policy == "lfu" else _longest_unused(state, used)
+    skip = {*over, *spare}
+    order = _least_used(state, used, skip) if policy == "lfu" else _longest_unused(state, used)
     chosen, _ = _taken(state, (key for key in order if key not in skip), left + bound // _MORE)
+    if not chosen:
+        chosen, _ = _taken(state, (key for key in spare if key in state.items), left)
+    if not over and not chosen:
+        return [], 0
     age = state.age
     if policy == "lfu" and chosen:
         age = max(age, _rank(state, chosen[-1]))
@@ -53,14 +58,23 @@ def room_records(
 
 def _taken(state: State, keys: Iterable[bytes], need: int) -> tuple[list[bytes], int]:
     """So many of the keys that their entries come to `need` bytes; what is still missing."""
-    taken, size, items = [], 0, state.items
-    for key in keys:
-        if need <= 0 or size > _RECORD_BYTES_MAX:
+    taken, items = [], state.items
+    for key in named(keys):
+        if need <= 0:
             break
         need -= cost(key, items[key])
-        size += len(key)
         taken.append(key)
     return taken, need
+
+
+def named(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """The first of the keys: as many as one record may name."""
+    size = 0
+    for key in keys:
+        if size > _RECORD_BYTES_MAX:
+            return
+        size += len(key)
+        yield key
 
 
 def _longest_unused(state: State, used: Mapping[bytes, int]) -> Iterator[bytes]:
@@ -74,12 +88,13 @@ def _rank(state: State, key: bytes) -> int:
     return state.ranks.get(key, 1)
 
 
-def _least_used(state: State, used: Mapping[bytes, int]) -> list[bytes]:
+def _least_used(state: State, used: Mapping[bytes, int], skip: Collection[bytes]) -> list[bytes]:
     """Of the same rank, the longest unused first."""
     ranks = state.ranks
     # So many at most: if they are not enough, the caller comes again.
     many = len(state.items) // (_MORE // 2) + 16
-    return nsmallest(many, state.items, key=lambda key: ranks.get(key, 1) + used.get(key, 0))
+    keys = (key for key in state.items if key not in skip)
+    return nsmallest(many, keys, key=lambda key: ranks.get(key, 1) + used.get(key, 0))
 
 
 def within(state: State, bound: int, records: list[Record]) -> list[Record]:
