@@ -14,6 +14,7 @@ from pathlib import Path
 
 import blobs
 import cache
+import database
 import documents
 import events
 import jobs
@@ -35,6 +36,7 @@ PARTS = {
     "events": events,
     "messages": messages,
     "jobs": jobs,
+    "database": database,
     "raft": raft,
     "sessions": sessions,
     "cache": cache,
