@@ -10,6 +10,7 @@ series has. Series come one after the other, each in the order of time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ except ImportError as error:
         "pyarrow is not installed", hint="pip install 'treering[arrow]'"
     ) from error
 
-_ROW_GROUP_POINTS = 1 << 20
+_ROW_GROUP_POINTS, _ROW_GROUP_BATCHES = 1 << 20, 1 << 12
 
 
 def schema(points: Points) -> Any:
@@ -92,22 +93,39 @@ def write_parquet(
 ) -> int:
     """Write what `metrics.range` with these arguments finds as a Parquet file; how many points.
 
-    Memory stays flat: a row group has at least `row_group_points` points (but the last of them), or
-    few more. Further options are those of `pyarrow.parquet.ParquetWriter`. The file is not fsynced,
-    and before this returns it is no whole Parquet file.
+    Memory stays flat: a row group has at least `row_group_points` points, or few more (less at the
+    end, and of many series with few points each). Further options are those of
+    `pyarrow.parquet.ParquetWriter`. The file is `path` with `.part` until it is whole, then takes
+    the place of what is at `path`; not fsynced. When this raises, nothing is changed there.
     """
     if isinstance(row_group_points, bool) or not isinstance(row_group_points, int):
         raise UsageError("row_group_points is a whole number")
     if row_group_points < 1:
         raise UsageError("row_group_points is at least 1")
+    if "filesystem" in options:
+        raise UsageError("a file is written on this machine", hint="Copy it when it is whole")
     points = metrics.range(name, start, end, resolution=resolution, tags=tags)
+    whole = os.fsdecode(path)
+    part = f"{whole}.part"
+    try:
+        count = _write_all(points, part, row_group_points, options)
+        os.replace(part, whole)
+    except BaseException:  # pyarrow makes a file of what it has got
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    return count
+
+
+def _write_all(points: Points, path: str, row_group_points: int, options: dict[str, Any]) -> int:
     columns, count, waiting = schema(points), 0, 0
     some: list[Any] = []
-    with parquet.ParquetWriter(os.fspath(path), columns, **options) as writer:
+    with parquet.ParquetWriter(path, columns, **options) as writer:
         for batch in batches(points):
             some.append(batch)
             waiting += len(batch)
-            if waiting >= row_group_points:
+            # Each series' batch costs some memory, too, however few points it has.
+            if waiting >= row_group_points or len(some) >= _ROW_GROUP_BATCHES:
                 count, waiting = count + _write(writer, some, columns), 0
         return count + _write(writer, some, columns)
 

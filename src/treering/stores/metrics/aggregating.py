@@ -14,15 +14,21 @@ from .codec import Bucket, Columns
 _QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # Halving an interval of floats so often leaves next to nothing of it.
 _HALVINGS = 100
+# Sums of so much smaller numbers do not overflow on the way.
+_SCALE = 2.0**-64
 
 
 def exact_sum(values: Iterable[float]) -> float:
-    """The sum, rounded once, whatever the order; infinite if it is too large for a float."""
+    """The sum, rounded once, whatever the order; infinite if it is too large for a float, NaN of
+    infinite ones of both signs."""
     values = sorted(values)
     try:
-        return math.fsum(values)
-    except OverflowError:
-        return sum(values)
+        try:
+            return math.fsum(values)
+        except OverflowError:  # perhaps on the way only
+            return math.fsum(value * _SCALE for value in values) / _SCALE
+    except ValueError:  # sums that were too large, in both directions
+        return math.nan
 
 
 def ranked(ordered: Sequence[float], quantile: float) -> float:
@@ -108,7 +114,7 @@ def measure(how: str) -> Measure:
 
 
 def aggregated(
-    blocks: Iterable[Columns | Iterator[Bucket]], origin: int, step: int, measure: Measure
+    blocks: Iterable[Columns | list[Bucket]], origin: int, step: int, measure: Measure
 ) -> list[tuple[int, float]]:
     """(which interval, its figure) of all intervals that have points, in order."""
     intervals: dict[int, Interval] = {}
@@ -165,5 +171,6 @@ def _below(bucket: Bucket, value: float) -> float:
     if at == 0 or at == len(known):
         return bucket.count * (at > 0)
     low, high = known[at - 1], known[at]
-    part = (value / 2 - low / 2) / (high / 2 - low / 2)
+    width = high / 2 - low / 2
+    part = (value / 2 - low / 2) / width if width else 1.0
     return bucket.count * (shares[at - 1] + part * (shares[at] - shares[at - 1]))

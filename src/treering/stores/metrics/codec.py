@@ -122,6 +122,8 @@ def head_of(data: Any) -> Head:
     head = Head(*_HEAD.unpack_from(data))
     if head.width and head.width not in _WIDTHS:
         raise ValueError("steps of an unknown width")
+    if head.width and not head.unit:
+        raise ValueError("steps without a unit")
     size = _HEAD.size + (head.points - 1) * head.width + 8 * head.points
     if not head.points or len(data) != size:
         raise ValueError("a chunk has another length than it says")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from treering import PrunedError, Record
+from treering import PrunedError, Record, TooLargeError
 from treering.fold import Follower
 
 from . import codec
@@ -140,7 +140,11 @@ def _append(fold: Follower[State], merges: list[Merge]) -> int:
         gone = sum(len(merge.entries) for merge, _ in found)
         return [record for _, record in found]
 
-    fold.command(decide, durable=False)
+    try:
+        fold.command(decide, durable=False)
+    except TooLargeError:  # as this log is configured: some at a time, or as they are
+        half = len(merges) // 2
+        return _append(fold, merges[:half]) + _append(fold, merges[half:]) if half else 0
     return gone
 
 

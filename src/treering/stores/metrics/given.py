@@ -31,7 +31,7 @@ def time_ns(time: Any) -> int:
     if type(time) is int:
         found: int = time
     elif isinstance(time, float):
-        found = round(time * 1e9) if math.isfinite(time) else TIME_MAX
+        found = round(time * 1e9) if abs(time) < TIME_MAX else TIME_MAX
     elif isinstance(time, datetime) and time.tzinfo is not None:
         found = (time - _EPOCH) // timedelta(microseconds=1) * 1000
     elif isinstance(time, bool) or not hasattr(time, "__index__"):
@@ -57,12 +57,15 @@ def duration_ns(seconds: Any, what: str) -> int:
 def one_value(value: Any) -> float:
     """A finite float; UsageError for what is none."""
     if type(value) is not float:
-        if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise UsageError(f"a value is a number, not {type(value).__name__}")
+        bad = isinstance(value, bool | str | complex) or not hasattr(value, "__float__")
         try:
-            value = float(value)
+            value = math.nan if bad else float(value)
         except OverflowError:
             value = math.inf
+        except (TypeError, ValueError):
+            bad = True
+        if bad:
+            raise UsageError(f"a value is a number, not {type(value).__name__}")
     if not math.isfinite(value):
         _refuse_value(value)
     found: float = value
@@ -139,7 +142,7 @@ def _from_buffer(given: Any, kind: str, formats: str) -> array[Any] | None:
     """The array of that kind, if `given` is a buffer of numbers in one of these formats."""
     try:
         view = memoryview(given)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: numpy's datetime64
         return None
     if isinstance(given, bytes | bytearray):
         raise UsageError("bytes are no column of numbers", hint="Give memoryview(…).cast('d'), say")
@@ -154,10 +157,16 @@ def _from_buffer(given: Any, kind: str, formats: str) -> array[Any] | None:
             found.frombytes(view.tobytes())
             return found
         try:
-            found.extend(array(view.format, view.tobytes()))
-        except (TypeError, OverflowError):
-            found = array(kind, view.tolist())
-        return found
+            return array(kind, view.tolist())
+        except OverflowError:
+            return None  # `time_ns` says which
+
+
+def all_tags(tags: Any, more: Mapping[str, str]) -> dict[str, str]:
+    """Those of the dict, and those that came as keywords."""
+    if not isinstance(tags, Mapping | None):
+        raise UsageError(f"tags are a dict, not {type(tags).__name__}", hint='{"host": "a"}')
+    return {**(tags or {}), **more}
 
 
 def series_key(name: Any, tags: Mapping[Any, Any] | None) -> Key:

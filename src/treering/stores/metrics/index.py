@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
+from itertools import compress
 from typing import NamedTuple
 
 from .codec import from_little, little
@@ -49,6 +50,16 @@ class Block:
     def __iter__(self) -> Iterator[Entry]:
         return map(Entry._make, zip(*self.columns, strict=True))
 
+    def only(self, kept: list[bool]) -> Block:
+        """One with some of its entries; itself, with all of them."""
+        if all(kept):
+            return self
+        other = Block()
+        other.columns = tuple(array(each.typecode, compress(each, kept)) for each in self.columns)
+        other.low = min(other.columns[0], default=TIME_MAX)
+        other.high = max(other.columns[1], default=TIME_MIN)
+        return other
+
     def copy(self) -> Block:
         """Another one."""
         other = Block()
@@ -58,7 +69,7 @@ class Block:
 
 
 class Index:
-    """See above. A full block is never changed, so copies share it."""
+    """See above. Only the last block is ever changed, so copies share the others."""
 
     __slots__ = ("blocks", "points", "size")
 
@@ -130,28 +141,28 @@ class Index:
         gone, lowest, highest = set(positions), min(positions), max(positions)
         self._rebuild(
             lambda block: block.columns[-1][0] <= highest and block.columns[-1][-1] >= lowest,
-            lambda entry: entry.position not in gone,
+            lambda block: [position not in gone for position in block.columns[-1]],
         )
 
     def drop_before(self, time: int) -> None:
         """Forget the chunks that end before that time."""
-        self._rebuild(lambda block: block.low < time, lambda entry: entry.last >= time)
+        self._rebuild(
+            lambda block: block.low < time,
+            lambda block: [last >= time for last in block.columns[1]],
+        )
 
     def _rebuild(self, touched, keep) -> None:  # type: ignore[no-untyped-def]
         blocks: list[Block] = []
         for block in self.blocks:
             if touched(block):
-                kept = Block()
-                for entry in block:
-                    if keep(entry):
-                        kept.append(entry)
-                    else:
-                        self.points -= entry.points
-                        self.size -= entry.size
+                kept = block.only(keep(block))
+                self.points -= sum(block.columns[2]) - sum(kept.columns[2])
+                self.size -= sum(block.columns[3]) - sum(kept.columns[3])
                 block = kept
             if block:
                 blocks.append(block)
-        self.blocks = blocks
+        # The last is the one that grows, so no copy may share it: it may have been in the middle.
+        self.blocks = [*blocks[:-1], *(block.copy() for block in blocks[-1:])]
 
     # --- Snapshots ---
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from treering import PrunedError, Record, UsageError
@@ -15,7 +16,16 @@ from treering.fold import Follower
 from . import codec
 from .aggregating import aggregated, measure
 from .codec import Bucket, Columns
-from .given import SECOND_NS, TIME_MAX, TIME_MIN, duration_ns, names_of, series_key, time_ns
+from .given import (
+    SECOND_NS,
+    TIME_MAX,
+    TIME_MIN,
+    all_tags,
+    duration_ns,
+    names_of,
+    series_key,
+    time_ns,
+)
 from .index import Entry
 from .state import RAW, State
 
@@ -44,6 +54,14 @@ class SeriesName(NamedTuple):
     tags: dict[str, str]
 
 
+class _Overtaken(Exception):
+    """Retention took a resolution away from `start` on, while it was being read up to there."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.start = start
+
+
 class Fetch:
     """Reads the chunks of one state; for a `fixed` one, as it was."""
 
@@ -54,47 +72,65 @@ class Fetch:
         """The newest state, or the fixed one; with the fold's lock held."""
         return self.fold.state() if self.fixed is None else self.fixed
 
-    def records(self, number: int, resolution: int, start: int, end: int) -> Iterator[list[Record]]:
+    def records(
+        self, number: int, resolution: int, start: int, end: int, part: bool
+    ) -> Iterator[tuple[int, list[Record]]]:
         """The chunks of a series that overlap with a span of time, in groups between which no time
-        is on both sides; after each group all of it is done up to the next."""
+        is on both sides; and from where on each counts: what is before was in the one before it.
+        What is too old is left out, unless this is a `part` of what is read: then _Overtaken."""
         tries = 0
         while start < end:
             with self.fold.lock:
                 state = self.state()
                 index = state.series[number].index(resolution)
-                start = max(start, state.floors.get(resolution, TIME_MAX))
+                floor = state.floors.get(resolution, TIME_MAX)
+                if part and floor > start:
+                    raise _Overtaken(start)
+                start = max(start, floor)
                 entries = [] if index is None else index.overlapping(start, end)
             try:
                 for group, stop in _groups(entries):
                     found = self.fold.wal.read_many([entry.position for entry in group])
-                    yield found
-                    start = stop
+                    yield start, found
+                    start, tries = max(start, stop), 0
                 return
             except PrunedError:
                 tries += 1
                 if self.fixed is not None or tries > _TRIES:
                     raise
 
-    def points(self, number: int, start: int, end: int) -> Iterator[Columns]:
+    def points(self, number: int, start: int, end: int, part: bool = False) -> Iterator[Columns]:
         """The raw points of a series from `start` up to, not including, `end`, in order."""
-        with self.fold.lock:
-            start = max(start, self.state().floors[RAW])
-        for group in self.records(number, RAW, start, end):
+        for since, group in self.records(number, RAW, start, end, part):
             times, values = joined(map(codec.points_of, group))
-            low, high = bisect_left(times, start), bisect_left(times, end)
+            low, high = bisect_left(times, since), bisect_left(times, end)
             if high - low < len(times):
                 times, values = times[low:high], values[low:high]
             if times:
                 yield times, values
 
-    def buckets(self, number: int, resolution: int, start: int, end: int) -> Iterator[Bucket]:
+    def buckets(
+        self, number: int, resolution: int, start: int, end: int, part: bool = False
+    ) -> Iterator[list[Bucket]]:
         """The buckets of a series that begin from `start` up to, not including, `end`, in order."""
-        with self.fold.lock:
-            start = max(start, self.state().floors.get(resolution, TIME_MAX))
-        for group in self.records(number, resolution, start, end):
-            for bucket in newest_buckets(map(codec.buckets_of, group)):
-                if start <= bucket.start < end:
-                    yield bucket
+        for since, group in self.records(number, resolution, start, end, part):
+            found = newest_buckets(map(codec.buckets_of, group))
+            yield [bucket for bucket in found if since <= bucket.start < end]
+
+    def pieces(
+        self, number: int, start: int, end: int, resolution: int | None
+    ) -> Iterator[Columns | list[Bucket]]:
+        """What a series has in a span of time, in order: each part of it in its finest resolution,
+        or all at a given one. Where retention overtakes this, what is coarser takes over."""
+        part = resolution is None
+        while start < end and (parts := self.parts(start, end, resolution)):
+            level, low, high = parts[0]
+            read = self.points(number, low, high, part) if level == RAW else None
+            try:
+                yield from read or self.buckets(number, level, low, high, part)
+                start = high
+            except _Overtaken as overtaken:
+                start = overtaken.start
 
     def parts(self, start: int, end: int, resolution: int | None) -> list[tuple[int, int, int]]:
         """(resolution, from, to): of a span of time, what has which resolution as its finest; or
@@ -194,17 +230,12 @@ class Points:
                 yield name, times, values
 
     def _blocks(self, number: int) -> Iterator[Columns]:
-        for resolution, start, end in self._fetch.parts(*self._span):
-            if resolution == RAW:
-                yield from self._fetch.points(number, start, end)
-                continue
-            means = [
-                (bucket.start, bucket.mean)
-                for bucket in self._fetch.buckets(number, resolution, start, end)
-            ]
-            if means:
-                starts, values = zip(*means, strict=True)
-                yield array("q", starts), array("d", values)
+        for piece in self._fetch.pieces(number, *self._span):
+            if isinstance(piece, tuple):
+                yield piece
+            elif piece:
+                starts = array("q", (bucket.start for bucket in piece))
+                yield starts, array("d", (bucket.mean for bucket in piece))
 
     def arrays(self) -> Columns:
         """All times (ns since 1970) and values, in the order of time."""
@@ -218,14 +249,9 @@ class Points:
         found = aggregated(self._pieces(), origin, step_ns, measured)
         return [Point(origin + at * step_ns, value) for at, value in found]
 
-    def _pieces(self) -> Iterator[Columns | Iterator[Bucket]]:
-        parts = self._fetch.parts(*self._span)
+    def _pieces(self) -> Iterator[Columns | list[Bucket]]:
         for number, _ in self._names:
-            for resolution, start, end in parts:
-                if resolution == RAW:
-                    yield from self._fetch.points(number, start, end)
-                else:
-                    yield self._fetch.buckets(number, resolution, start, end)
+            yield from self._fetch.pieces(number, *self._span)
 
 
 def _time(point: Point) -> int:
@@ -255,15 +281,18 @@ class Readable:
     def _fetch(self) -> Fetch:
         """What reads."""
 
-    def series_list(self, name: str | None = None, **tags: str) -> list[SeriesName]:
+    def series_list(
+        self, name: str | None = None, tags: Mapping[str, str] | None = None, **more: str
+    ) -> list[SeriesName]:
         """The series, in the order of their beginning; those of a name, that have these tags."""
-        fetch = self._fetch()
+        fetch, wanted = self._fetch(), all_tags(tags, more)
         if name is not None:
-            return [found for _, found in _matching(fetch, name, tags)]
+            return [found for _, found in _matching(fetch, name, wanted)]
+        series_key("any", wanted)  # an error for what can be no tag
         with fetch.fold.lock:
             keys = [series.key for series in fetch.state().series]
         found = map(SeriesName._make, map(names_of, keys))
-        return [series for series in found if tags.items() <= series.tags.items()]
+        return [series for series in found if wanted.items() <= series.tags.items()]
 
     def range(
         self,
@@ -284,7 +313,7 @@ class Readable:
         index.
         """
         fetch = self._fetch()
-        names = _matching(fetch, name, {**(tags or {}), **more})
+        names = _matching(fetch, name, all_tags(tags, more))
         return points_of(fetch, names, start, end, resolution)
 
     def buckets(
@@ -305,8 +334,8 @@ class Readable:
         low, high = _span(start, end)
         fetch.parts(low, high, level)
         each = [
-            fetch.buckets(number, level, low, high)
-            for number, _ in _matching(fetch, name, {**(tags or {}), **more})
+            chain.from_iterable(fetch.buckets(number, level, low, high))
+            for number, _ in _matching(fetch, name, all_tags(tags, more))
         ]
         return heapq.merge(*each)
 
@@ -330,7 +359,7 @@ class Readable:
         counted where it begins. A percentile is then exact over one bucket and an estimate over
         several; over raw points it is a value that was recorded (of the nearest rank).
         """
-        names = {**(tags or {}), **more}
+        names = all_tags(tags, more)
         return self.range(name, start, end, resolution=resolution, tags=names).aggregate(step, how)
 
 

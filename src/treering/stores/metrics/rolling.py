@@ -9,9 +9,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import NamedTuple
 
-from treering import PrunedError, Record
+from treering import PrunedError, Record, TooLargeError
 from treering.fold import Follower
 
 from . import codec
@@ -66,7 +67,11 @@ def roll_up(fold: Follower[State], clock: Callable[[], int]) -> int:
 
 
 def _roll_some(
-    fold: Follower[State], number: int, resolution: int, clock: Callable[[], int]
+    fold: Follower[State],
+    number: int,
+    resolution: int,
+    clock: Callable[[], int],
+    most: int = CHUNK_BUCKETS,
 ) -> int | None:
     """Do the next job of a tier: how many buckets it came to; None if there is none."""
     for tried in range(_TRIES):
@@ -80,11 +85,16 @@ def _roll_some(
                 buckets = _made(fold, job)
             except PrunedError:
                 continue  # a merge and a checkpoint were faster
-            if len(buckets) > CHUNK_BUCKETS:
-                del buckets[CHUNK_BUCKETS:]
+            if len(buckets) > most:
+                del buckets[most:]
                 job = job._replace(done=min(job.done, buckets[-1].start + resolution))
-            if fold.command(_deciding(job, buckets), durable=False):
-                return len(buckets)
+            try:
+                if fold.command(_deciding(job, buckets), durable=False):
+                    return len(buckets)
+            except TooLargeError:  # as this log is configured
+                if len(buckets) < 2:
+                    raise
+                return _roll_some(fold, number, resolution, clock, len(buckets) // 2)
     return None
 
 
@@ -132,7 +142,8 @@ def _made(fold: Follower[State], job: Job) -> list[Bucket]:
     fetch = Fetch(fold)
     found: list[Bucket] = []
     for start, end in job.spans:
-        found += _buckets(fetch, job.number, job.resolution, start, end)
+        some = _buckets(fetch, job.number, job.resolution, start, end)
+        found += islice(some, CHUNK_BUCKETS + 1 - len(found))
         if len(found) > CHUNK_BUCKETS:
             break
     return found

@@ -18,6 +18,7 @@ from .given import (
     SECOND_NS,
     TIME_MIN,
     Key,
+    all_tags,
     names_of,
     one_value,
     series_key,
@@ -172,7 +173,7 @@ class MetricsLog(Store[State], Readable):
 
     def series(self, name: str, tags: Mapping[str, str] | None = None, **more: str) -> SeriesHandle:
         """A handle on one series, which has exactly these tags. Nothing is written yet."""
-        return SeriesHandle(self, series_key(name, {**(tags or {}), **more}))
+        return SeriesHandle(self, series_key(name, all_tags(tags, more)))
 
     def _append(self, chunks: list[Chunk], durable: bool | None) -> None:
         def decide(state: State) -> list[Record | tuple[bytes, bytes]]:
