@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import random
@@ -142,3 +143,101 @@ def test_a_library_that_is_missing_is_named(library, monkeypatch):
     monkeypatch.delitem(sys.modules, f"treering.integrations.{library}", raising=False)
     with pytest.raises(MissingExtraError, match=rf"treering\[{library}\]"):
         importlib.import_module(f"treering.integrations.{library}")
+
+
+@pytest.fixture
+def remembering(tmp_path):
+    """Objects in a file system that remembers listings, as those of object storage do, and answers
+    from them what it was asked about a file; as another process each time."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    from treering.integrations.fsspec import FsspecObjects
+
+    class Remembering(LocalFileSystem):
+        cachable = False
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.seen = {}
+
+        def ls(self, path, detail=False, **options):
+            path = self._strip_protocol(path)
+            if path not in self.seen:
+                self.seen[path] = super().ls(path, detail=True, **options)
+            return self.seen[path] if detail else [each["name"] for each in self.seen[path]]
+
+        def info(self, path, **options):
+            path = self._strip_protocol(path)
+            parent = self._parent(path)
+            if parent in self.seen:
+                for each in self.seen[parent]:
+                    if each["name"] == path:
+                        return each
+                raise FileNotFoundError(path)
+            return super().info(path, **options)
+
+        def invalidate_cache(self, path=None):
+            if path is None:
+                self.seen.clear()
+            else:
+                self.seen.pop(self._strip_protocol(path), None)
+
+    return lambda: FsspecObjects(Remembering(), str(tmp_path / "far"))
+
+
+def test_what_another_process_put_is_there_whatever_the_file_system_remembers(
+    tmp_path, remembering
+):
+    mine, others = remembering(), remembering()
+    store = BlobStore(tmp_path / "b", objects=mine, **SMALL)
+    other = BlobStore(tmp_path / "b", objects=others, **SMALL)
+    with store, other:
+        # All in one directory of theirs.
+        found = (b"%d" % n for n in range(10_000))
+        datas = [d for d in found if hashlib.sha256(d).hexdigest().startswith("ab")][:4]
+        gone = store.put(datas[0])
+        assert store.verify().ok and other.verify().ok  # which list everything
+        for data in datas[1:]:
+            assert store.get(other.put(data)) == data
+        os.truncate(mine.where(gone.digest.hex()), 0)
+        assert not store.verify().ok
+        other.put(datas[0])
+        assert store.get(gone) == datas[0]
+        other.delete(gone)
+        assert other.collect(grace_seconds=0).files == 1
+        assert store.verify().orphaned == []
+        assert store.collect(grace_seconds=0) == (0, 0, 0)
+
+
+def test_what_a_service_says_is_a_storage_error(tmp_path, elsewhere, monkeypatch):
+    class ClientError(Exception):
+        pass
+
+    def refuse(*_, **__):
+        raise ClientError("no such bucket")
+
+    objects = elsewhere()
+    with BlobStore(tmp_path / "b", objects=objects, **SMALL) as store:
+        ref = store.put(BIG)
+        monkeypatch.setattr(objects._fs, "open", refuse)
+        for call in (lambda: store.get(ref), lambda: store.put(b"other")):
+            with pytest.raises(StorageError, match="no such bucket"):
+                call()
+        monkeypatch.undo()
+        assert store.get(ref) == BIG
+
+
+def test_what_has_no_age_gets_the_grace(tmp_path, elsewhere, monkeypatch):
+    objects = elsewhere()
+
+    def unknown(path):
+        raise NotImplementedError
+
+    with BlobStore(tmp_path / "b", objects=objects, **SMALL) as store:
+        store.put(b"known")
+        orphan = objects.where("ab" + "0" * 62)
+        objects._fs.makedirs(orphan.rpartition("/")[0], exist_ok=True)
+        objects._fs.pipe_file(orphan, b"nobody's")
+        monkeypatch.setattr(objects._fs, "modified", unknown)
+        assert store.collect().files == 0
+        assert store.collect(grace_seconds=0).files == 1

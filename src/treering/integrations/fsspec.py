@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from treering import DiskFullError, MissingExtraError, StorageError, UsageError
+from treering import DiskFullError, MissingExtraError, StorageError, TreeringError, UsageError
 from treering.stores.blobs import Source, Staged
 
 try:
@@ -62,19 +63,23 @@ class FsspecObjects:
         """The object; None if there is none."""
         path = self.where(name)
         with _told("open", path):
+            self._fs.invalidate_cache()  # of listings: other processes put and remove, too
             try:
                 return _Source(self._fs, path)
             except FileNotFoundError:
                 return None
 
     def modified_ns(self, name: str) -> int:
-        """When it came, if the file system says so."""
+        """When it came. If the file system does not say, it is as young as can be: `collect` with a
+        grace leaves it."""
         path = self.where(name)
         with _told("look at", path):
             try:
                 return int(self._fs.modified(path).timestamp() * 1e9)
-            except (FileNotFoundError, NotImplementedError):
+            except FileNotFoundError:
                 return 0
+            except NotImplementedError:
+                return time.time_ns()
 
     def remove(self, name: str) -> None:
         """Remove the object, if it is there."""
@@ -104,7 +109,7 @@ class FsspecObjects:
     def _find(self, folder: str) -> list[str]:
         path = f"{self._root}/{folder}"
         with _told("list", path):
-            self._fs.invalidate_cache(path)  # other processes put, too
+            self._fs.invalidate_cache()
             try:
                 return list(self._fs.find(path))
             except FileNotFoundError:
@@ -153,14 +158,18 @@ def _copy(staged: Staged, file: Any) -> None:
 
 @contextlib.contextmanager
 def _told(doing: str, path: str) -> Iterator[None]:
-    """What the file system says, as treering's errors."""
+    """What the file system says, as treering's errors. Not all of them raise OSErrors only: some
+    let through what the library says with which they speak to the service."""
     try:
         yield
-    except OSError as error:
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    except TreeringError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        kind = DiskFullError if number in (errno.ENOSPC, errno.EDQUOT) else StorageError
         raise kind(
-            f"cannot {doing}: {error.strerror or error}",
-            number=error.errno,
+            f"cannot {doing}: {getattr(error, 'strerror', None) or error}",
+            number=number,
             path=path,
             hint="Look at the file system below: what it says is the cause",
         ) from error

@@ -17,15 +17,19 @@ from .sums import SHIFT_MAX, count_of, sum_at
 BLOCK_BYTES = 1 << SHIFT_MAX
 
 _MENDING = "Restore the file from a backup, or put the same bytes again: that mends it"
+# A put finds a file of the right size, and leaves it.
+_REPLACING = "Restore the file from a backup, or remove it and put the same bytes again"
 
 
 class LostFileError(DamageError):
     """A blob that has references has no file."""
 
 
-def damage(ref: BlobRef, where: str, what: str, offset: int | None = None) -> DamageError:
+def damage(
+    ref: BlobRef, where: str, what: str, offset: int | None = None, hint: str = _REPLACING
+) -> DamageError:
     """The error for an object that is not what was put."""
-    return DamageError(f"the blob {ref} {what}", path=where, offset=offset, hint=_MENDING)
+    return DamageError(f"the blob {ref} {what}", path=where, offset=offset, hint=hint)
 
 
 def lost(ref: BlobRef, where: str) -> LostFileError:
@@ -47,7 +51,7 @@ class Checked:
             found = source.size()
             if found != blob.size:
                 what = f"has {found} bytes, not {blob.size}"
-                raise damage(ref, where, what, min(found, blob.size))
+                raise damage(ref, where, what, min(found, blob.size), _MENDING)
         except BaseException:
             source.close()
             raise
@@ -120,6 +124,10 @@ class Checked:
         self.close()
 
 
+class _NoOffsetError(UsageError, OSError):
+    """What a file says, too: zipfile, for one, catches OSErrors when it looks from the end."""
+
+
 class BlobFile(io.RawIOBase):
     """A blob as a file to read, below the buffer that `open` gives. What is read in order from the
     beginning is held against the digest, too, before the last of it is given."""
@@ -147,7 +155,7 @@ class BlobFile(io.RawIOBase):
         self._refuse_closed()
         starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._checked.size}
         if whence not in starts or starts[whence] + offset < 0:
-            raise UsageError(f"a blob has no offset {offset!r:.40} from {whence!r:.40}")
+            raise _NoOffsetError(f"a blob has no offset {offset!r:.40} from {whence!r:.40}")
         self._at = starts[whence] + offset
         return self._at
 
@@ -178,8 +186,9 @@ class BlobFile(io.RawIOBase):
         if start == self._hashed:
             self._digest.update(chunk)
             self._hashed += len(chunk)
-            if self._hashed == checked.size and self._digest.digest() != checked._ref.digest:
-                checked._wrong_digest()
+        # Each time: one who asks again must not be given them either.
+        if self._hashed == checked.size and self._digest.digest() != checked._ref.digest:
+            checked._wrong_digest()
         self._chunk, self._chunk_start = chunk, start
 
     def _refuse_closed(self) -> None:

@@ -9,6 +9,7 @@ before a file goes. docs/stores/blob-store.md has the table of what a crash leav
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import NamedTuple
 
@@ -20,8 +21,8 @@ from .staging import Incoming
 from .state import State
 from .turns import Turns
 
-# So many files go in one turn: those that put wait for so long.
-_TURN_FILES = 256
+# So many files go in one turn, or as many as go in so long: those that put wait for it.
+_TURN_FILES, _TURN_SECONDS = 256, 0.1
 
 
 class Collected(NamedTuple):
@@ -48,8 +49,11 @@ class Collector:
         files = size = 0
         candidates = self._candidates()
         for start in range(0, len(candidates), _TURN_FILES):
-            removed = self._remove(candidates[start : start + _TURN_FILES])
-            files, size = files + len(removed), size + sum(removed)
+            rest = candidates[start : start + _TURN_FILES]
+            while rest:
+                removed, rest = self.remove(rest)
+                files, size = files + len(removed), size + sum(removed)
+                self._turns.let_pass()
         with self._turns.removing():  # nobody renames what is half written
             leftovers = self._incoming.sweep() + self._objects.sweep()
         return Collected(files, size, leftovers)
@@ -62,8 +66,9 @@ class Collector:
             state = self._fold.state()
             return sorted((there | state.unwanted.keys()) - state.blobs.keys())
 
-    def _remove(self, candidates: list[bytes]) -> list[int]:
-        """Remove those that have no reference and are old enough; the size of each file."""
+    def remove(self, candidates: list[bytes]) -> tuple[list[int], list[bytes]]:
+        """Remove those that have no reference and are old enough; the size of each file, and those
+        for which there was no time."""
         with self._turns.removing():
             with self._fold.lock:
                 state = self._fold.state()
@@ -73,14 +78,18 @@ class Collector:
                 now_ns = state.now_ns()
             doomed = [each for each, known in since.items() if self._is_over(each, known, now_ns)]
             if not doomed:
-                return []
+                return [], []
             self._fold.wal.sync()  # no reference comes back with a power cut
-            sizes = [size for each in doomed if (size := self._remove_one(each)) is not None]
+            sizes, gone, until = [], 0, time.monotonic() + _TURN_SECONDS
+            while gone < len(doomed) and (not gone or time.monotonic() < until):
+                if (size := self._remove_one(doomed[gone])) is not None:
+                    sizes.append(size)
+                gone += 1
             self._fold.command(
-                lambda state: rec.collected([each for each in doomed if each in state.unwanted]),
+                lambda state: rec.collected([d for d in doomed[:gone] if d in state.unwanted]),
                 durable=False,
             )
-            return sizes
+            return sizes, doomed[gone:]
 
     def _is_over(self, digest: bytes, known: tuple[int, int] | None, now_ns: int) -> bool:
         """Whether its grace is over. What the log does not know is as old as its file: a put died
@@ -99,4 +108,5 @@ class Collector:
         with closing(source):
             size = source.size()
         self._objects.remove(name)
+        self._incoming.unmark(name)
         return size

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
-from treering import StorageError
+from treering import StorageError, UsageError
 from treering.fold import READ, Directory, File, SystemFiles
 
 _DIGITS = frozenset("0123456789abcdef")
@@ -41,8 +42,8 @@ class Staged(Protocol):
 
 
 class Objects(Protocol):
-    """What keeps the bytes of blobs. A name is 64 hexadecimal digits. `kind` is written into the
-    log, so that a store is never opened with objects of another kind.
+    """What keeps the bytes of blobs. A name is 64 hexadecimal digits. `kind`, one word, is written
+    into the log, so that a store is never opened with objects of another kind.
 
     `place` and the removing calls are made with the store's turn held: while anybody places, nobody
     removes, and the other way round. Errors are StorageErrors."""
@@ -92,7 +93,7 @@ class LocalObjects:
         prefix = name[:2]
         known = self._folders()
         folder = self._folder(prefix)
-        if prefix not in known:
+        if prefix not in known or not folder.exists():  # somebody may clear empty ones away
             folder.make()
             self._objects.sync()
             known.add(prefix)
@@ -150,6 +151,17 @@ class LocalObjects:
     def where(self, name: str) -> str:
         """The path."""
         return self._objects.join(f"{name[:2]}/{name[2:]}")
+
+
+def kind_of(objects: Objects) -> str:
+    """Its kind; UsageError if it has none that can be written into the log."""
+    kind = getattr(objects, "kind", None)
+    if not isinstance(kind, str) or not re.fullmatch(r"[!-~]{1,64}", kind):
+        raise UsageError(
+            f"objects must have a kind of 1 to 64 printable ASCII characters, not {kind!r:.60}",
+            hint="No spaces: it is one word, such as 'directory'",
+        )
+    return kind
 
 
 def is_name(text: str) -> bool:

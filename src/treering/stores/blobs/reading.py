@@ -156,9 +156,11 @@ class Readable(ABC):
     def count(self, ref: BlobRef | str) -> int:
         """How many references keep the blob: its names, and one more if it is held; 0 if there is
         no such blob. O(1)."""
-        digest = digest_of(ref, self._hashing.name)
         with self._looking() as state:
-            blob = state.blobs.get(digest)
+            try:
+                blob = state.blobs.get(digest_of(ref, self._hashing.name))
+            except NotThereError:  # of another hash
+                return 0
         return 0 if blob is None else blob.names + blob.held
 
     def __contains__(self, ref: object) -> bool:

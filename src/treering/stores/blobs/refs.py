@@ -14,6 +14,7 @@ from treering import NotThereError, TooLargeError, UsageError
 DIGEST_BYTES = 32
 NAME_BYTES_MAX = 1024
 METADATA_BYTES_MAX = 60_000
+_NAMES_TOLD = 5
 
 _TEXT = re.compile(r"([a-z0-9]{1,16}):([0-9a-f]{64})", re.ASCII)
 
@@ -22,6 +23,16 @@ class StillLinkedError(UsageError):
     """The blob has names. `names` are some of them."""
 
     names: tuple[str, ...] = ()
+
+
+def still_linked(names: list[str]) -> StillLinkedError:
+    """The error for a blob that has these names."""
+    told = ", ".join(repr(name)[:60] for name in names[:_NAMES_TOLD])
+    error = StillLinkedError(
+        f"{len(names)} names stand for the blob: {told}", hint="Unlink them instead"
+    )
+    error.names = tuple(names)
+    return error
 
 
 @dataclass(frozen=True, slots=True)

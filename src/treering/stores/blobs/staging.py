@@ -6,22 +6,24 @@ from __future__ import annotations
 import errno
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 from treering import ClosedError, StorageError, TooLargeError, UsageError
-from treering.fold import CREATE_NEW, WRITE, Directory, File, SystemFiles
+from treering.fold import CREATE, CREATE_NEW, WRITE, Directory, File, SystemFiles
 
 from .records import Content
 from .refs import Hashing
 from .sums import COUNT_MAX, SHIFT_MAX, Sums
 
 # So much is kept in memory before a file is made: small blobs that are there already need none.
-KEPT_BYTES = 256 << 10
+KEPT_BYTES, PIECES_MAX = 256 << 10, 4096
 STEP_BYTES = 1 << 20
 BLOB_BYTES_MAX = (COUNT_MAX - 1) << SHIFT_MAX
 
-_FOLDER, _SUFFIX = "incoming", ".tmp"
+_FOLDER, _SUFFIX, _MARK = "incoming", ".tmp", ".mending"
 
 
 class Incoming:
@@ -61,6 +63,29 @@ class Incoming:
     def remove(self, name: str) -> None:
         """Remove a file, by its name beside the log."""
         self._directory.remove(os.path.basename(name))
+
+    @contextmanager
+    def mending(self, name: str) -> Iterator[None]:
+        """While an object gets its name to which the log refers already. Until that is durable no
+        put must rely on it: a mark says so, and stays if this fails or the process dies, until
+        another put has mended it."""
+        self._directory.open(name + _MARK, CREATE).close()
+        yield
+        self.unmark(name)
+
+    def unmark(self, name: str) -> None:
+        """The object is durable, or gone."""
+        self._directory.remove(name + _MARK)
+
+    def is_mending(self, name: str) -> bool:
+        """Whether the object of this name may not be durable. To be asked once it was seen."""
+        try:
+            self._directory.open(name + _MARK).close()
+        except StorageError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        return True
 
     def leftovers(self) -> list[str]:
         """The files that are being written, or were when their process died."""
@@ -122,8 +147,16 @@ class Staging:
             self._add(bytes(view[at : at + STEP_BYTES]))
         return len(view)
 
+    def spoil(self) -> None:
+        """Not all of it came in: what is there must not be put."""
+        self._whole = False
+
     def _add(self, data: bytes) -> None:
+        if not data:
+            return
         self.take(data)
+        if len(self._kept) > PIECES_MAX:  # small ones take more room than their bytes
+            self._kept = [b"".join(self._kept)]
         if self._sums.size - self._written > KEPT_BYTES:
             self._spill()
 
@@ -181,14 +214,16 @@ class Staging:
         return self._file.read_into(buffer, offset)
 
     def close(self) -> None:
-        """Remove the file, if it is still there; idempotent."""
+        """Remove the file, if it is still there; idempotent. Where that fails, `collect` will do
+        it: the put has succeeded, or failed for another reason."""
         file, self._file, self._kept = self._file, None, []
         if file is None:
             return
         self._whole = False
         try:
             if file.descriptor >= 0:  # not in a forked child: it is the parent's
-                self._incoming.remove(self._name)
+                with suppress(StorageError):
+                    self._incoming.remove(self._name)
         finally:
             file.unlock()  # first: an interrupt may keep `close` from closing
             file.close()

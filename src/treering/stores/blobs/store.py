@@ -5,28 +5,37 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from treering import DamageError, FsyncPolicy, NotThereError, ReadOnlyError, Record, UsageError
+from treering import (
+    DamageError,
+    DiskFullError,
+    FsyncPolicy,
+    NotThereError,
+    ReadOnlyError,
+    Record,
+    TreeringError,
+    UsageError,
+)
 from treering.fold import Fold, Store, SystemFiles
 
 from . import records as rec
 from .checked import lost
 from .collecting import Collected, Collector
-from .objects import LocalObjects, Objects
+from .objects import LocalObjects, Objects, kind_of
 from .reading import Readable, View, check_seconds, no_such_name, not_there
 from .records import Content
 from .refs import (
     SHA256,
     BlobRef,
     Hashing,
-    StillLinkedError,
     check_hashing,
     digest_of,
     metadata_bytes,
     name_bytes,
+    still_linked,
 )
 from .staging import Incoming, Staging
 from .state import State
@@ -37,7 +46,6 @@ from .writing import BlobWriter, feed
 Metadata = Mapping[str, str]
 
 _GRACE_SECONDS = 3600.0
-_NAMES_TOLD = 5
 
 
 class BlobStore(Store[State], Readable):
@@ -88,7 +96,7 @@ class BlobStore(Store[State], Readable):
         self._incoming = Incoming(files, self._path)
         self._turns = Turns(files, self._path, options.get("lock_timeout_seconds", 30.0))
         try:
-            self._settle_on(self._hashing.name, self._objects.kind)
+            self._settle_on(self._hashing.name, kind_of(self._objects))
         except BaseException:
             self.close()
             raise
@@ -148,10 +156,10 @@ class BlobStore(Store[State], Readable):
         them until `delete`. A name that stood for others stands for these now. `metadata`, text by
         text, belongs to that reference; None leaves what it had.
 
-        Takes 1 MiB of memory at most, besides `data` itself. Bytes that are there already are not
-        written again, unless their file is lost or has another size: then it is mended. At return
-        the file is durable; its reference as the policy says, or with durable=True. Blocks for
-        fsyncs. Disk full or any other error: nothing was changed.
+        Takes a few MiB of memory at most, besides `data` itself. Bytes that are there already are
+        not written again, unless their file is lost or has another size: then it is mended. At
+        return the file is durable; its reference as the policy says, or with durable=True. Blocks
+        for fsyncs. Disk full or any other error: nothing was changed.
         """
         with self._staging() as staging:
             commit = self._committer(name, metadata, durable)
@@ -196,15 +204,42 @@ class BlobStore(Store[State], Readable):
         content = staging.finish()
         if not self._has(content):
             staging.settle()  # which takes long: not with the turn
-        with self._turns.placing():
-            if not self._has(content):
-                staging.settle()
-                self._objects.place(staging, content.digest.hex())
-            added = self._fold.command(
-                lambda state: _referring(state, content, name, metadata), durable=False
-            )
+        came = False  # whether there was no file of these bytes before
+        try:
+            with self._turns.placing():
+                mending = self._incoming.is_mending
+                if not self._has(content) or mending(content.digest.hex()):
+                    staging.settle()
+                    came = self._place(staging, content.digest)
+                added = self._fold.command(
+                    lambda state: _referring(state, content, name, metadata), durable=False
+                )
+        except DiskFullError:
+            if came:
+                self._take_back(content.digest)
+            raise
         self._fold.settle(added[-1], durable)
         return BlobRef(self._hashing.name, content.digest, content.size)
+
+    def _take_back(self, digest: bytes) -> None:
+        """The log had no room for a reference: the file, too, goes. If that fails, `collect` will
+        remove it."""
+        with suppress(TreeringError):
+            self._collector(0).remove([digest])
+
+    def _place(self, staging: Staging, digest: bytes) -> bool:
+        """Give the file its name; whether nothing had it."""
+        name = digest.hex()
+        free = False
+        with suppress(TreeringError):  # a link, say, which is replaced
+            if (source := self._objects.open(name)) is not None:
+                source.close()
+            free = source is None
+        with self._looking() as state:
+            referred = digest in state.blobs
+        with self._incoming.mending(name) if referred else nullcontext():
+            self._objects.place(staging, name)
+        return free
 
     def _has(self, content: Content) -> bool:
         """Whether these bytes have a reference, and their file as far as a look can tell."""
@@ -214,10 +249,8 @@ class BlobStore(Store[State], Readable):
         source = self._objects.open(content.digest.hex())
         if source is None:
             return False
-        try:
+        with closing(source):
             return source.size() == content.size
-        finally:
-            source.close()
 
     # --- References ---
 
@@ -272,7 +305,7 @@ class BlobStore(Store[State], Readable):
             if blob is None:
                 raise not_there(BlobRef(self._hashing.name, digest))
             if last and blob.names:
-                raise _still_linked(state, digest)
+                raise still_linked(state.names_of(digest))
             if not blob.held:
                 raise NotThereError(
                     "the store does not hold this blob: its names do", hint="Unlink them"
@@ -293,9 +326,12 @@ class BlobStore(Store[State], Readable):
         """
         self._check_writable()
         grace_ns = round(check_seconds(grace_seconds, "grace_seconds") * 1e9)
+        return self._collector(grace_ns).run()
+
+    def _collector(self, grace_ns: int) -> Collector:
         fold = self._own
         assert fold is not None
-        return Collector(fold, self._objects, self._incoming, self._turns, grace_ns).run()
+        return Collector(fold, self._objects, self._incoming, self._turns, grace_ns)
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
         """Read every blob and hold it against its digest; what is missing, damaged or orphaned.
@@ -352,16 +388,6 @@ def _freeing(state: State, name: bytes, digest: bytes) -> list[Record]:
     """The record that frees a name which stands for another blob."""
     before = state.links.get(name)
     return [] if before is None or before.digest == digest else [rec.unlink(name)]
-
-
-def _still_linked(state: State, digest: bytes) -> StillLinkedError:
-    names = state.names_of(digest)
-    told = ", ".join(repr(name)[:60] for name in names[:_NAMES_TOLD])
-    error = StillLinkedError(
-        f"{len(names)} names stand for the blob: {told}", hint="Unlink them instead"
-    )
-    error.names = tuple(names)
-    return error
 
 
 def _absolute(path: Any) -> str:

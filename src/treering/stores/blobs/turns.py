@@ -1,7 +1,7 @@
 """Who may place objects and who may remove them: never both at once, in all processes.
 
 A whole-file lock in the kernel, so that a process that dies gives it back. Whoever wants to remove
-holds the gate meanwhile: those that place pass it one by one, and so cannot keep him waiting for
+holds the gate meanwhile: those that place only pass through it, and so do not keep him waiting for
 ever.
 """
 
@@ -50,6 +50,10 @@ class Turns:
         """While objects are removed: alone."""
         with self._lock(_GATE, exclusive=True), self._lock(_TURN, exclusive=True):
             yield
+
+    def let_pass(self) -> None:
+        """Between two removals: give all that wait to place the time to notice that they may."""
+        time.sleep(2 * _PAUSE_SECONDS_MAX)
 
     def _lock(self, name: str, *, exclusive: bool) -> _Held:
         file = self._directory.open(name, CREATE)

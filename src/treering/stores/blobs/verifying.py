@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from treering import DamageError, NotThereError
+from treering import DamageError, NotThereError, StorageError, TreeringError, UsageError
 
 from .checked import LostFileError
 from .reading import Readable
@@ -16,7 +16,7 @@ Progress = Callable[[int, int], object]
 
 
 class Damage(NamedTuple):
-    """A blob whose bytes are not what was put: where, and in words."""
+    """A blob whose bytes are not what was put, or cannot be read: where, and in words."""
 
     ref: BlobRef
     path: str | None
@@ -57,7 +57,8 @@ def verify(store: Readable, progress: Progress | None) -> VerifyReport:
 
 
 def check(store: Readable) -> None:
-    """Read every blob; DamageError at the first that is not what was put."""
+    """Read every blob; DamageError at the first that is not what was put, StorageError or
+    UsageError at one that cannot be read."""
     for ref in store.refs():
         if (error := _fault(store, ref)) is not None:
             raise error
@@ -73,12 +74,14 @@ def _look_at(store: Readable, ref: BlobRef, report: VerifyReport) -> None:
     report.bytes += ref.size or 0
 
 
-def _fault(store: Readable, ref: BlobRef) -> DamageError | None:
+def _fault(store: Readable, ref: BlobRef) -> TreeringError | None:
     try:
         for _ in store.chunks(ref):
             pass
     except NotThereError:
         pass  # deleted meanwhile
-    except DamageError as error:
+    except (DamageError, StorageError, UsageError) as error:
+        if error.path != store._objects.where(ref.digest.hex()):
+            raise  # of the log, or the store is closed
         return error
     return None

@@ -25,7 +25,11 @@ class BlobWriter:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Add bytes; how many. After an error the blob cannot be put any more."""
         self._check_open()
-        return self._staging.write(data)
+        try:
+            return self._staging.write(data)
+        except BaseException:
+            self._staging.spoil()
+            raise
 
     def tell(self) -> int:
         """How many bytes were written."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# A page, and the position of the change that made this version of it: it never becomes wrong.
+# A page, and the position of the change that made this version of it: it never becomes wrong, but
+# when records are taken back, and their positions given again.
 Key = tuple[int, int]
 
 
@@ -31,6 +32,6 @@ class Cache:
             except (RuntimeError, StopIteration):  # other threads do the same
                 continue
 
-    def clear(self) -> None:
-        """Let go of all."""
-        self._pages.clear()
+    def another(self) -> Cache:
+        """An empty one of the same size."""
+        return Cache(self._bytes_max)

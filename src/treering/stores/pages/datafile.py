@@ -26,6 +26,7 @@ from treering import (
     LockedError,
     ReentrantError,
     StorageError,
+    UsageError,
     VersionError,
 )
 from treering.fold import CREATE, READ, WRITE, Directory, File, SystemFiles
@@ -72,6 +73,23 @@ class DataFile:
         return self._directory.join(NAME)
 
     # --- Opening and closing ---
+
+    def refuse_strangers(self) -> None:
+        """UsageError if there is something of that name that no page store made. To be asked of a
+        new store only: a crash may leave a file of ours without its header."""
+        try:
+            file = self._directory.open(NAME, READ)
+        except StorageError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return
+        with file:
+            if file.opened_bytes and self._header_of(file) is None:
+                raise UsageError(
+                    "there is a file of the data file's name, and it is no page store's",
+                    path=file.path,
+                    hint="It would be written over. Choose another path, or move the file away",
+                )
 
     def create(self) -> None:
         """Make an empty file if there is none; its name is durable at return. DamageError if there

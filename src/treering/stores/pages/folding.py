@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from treering import DamageError, Record
+from treering import DamageError, PositionError, PrunedError, Record
 from treering.fold import Fold
 
 from . import records
@@ -14,7 +15,7 @@ from .datafile import DataFile, Writer
 from .errors import PageConflictError, SnapshotTooOldError
 from .reading import Source
 from .state import State
-from .versions import Snapshot, Version, Versions, newest
+from .versions import VOID, Snapshot, Version, Versions, newest
 
 # So many pages are read from the log at once on their way to the data file.
 _BLOCK_PAGES = 256
@@ -22,6 +23,8 @@ _BLOCK_PAGES = 256
 # checkpoint is due at once, whatever `checkpoint_bytes` is; not if there are to be none.
 _LARGE_BYTES = 4 << 20
 _DUE_BYTES = 1 << 60
+# How often a flush begins anew because others' checkpoints removed records under it.
+_FLUSHES_MAX = 3
 
 
 class Changes(Protocol):
@@ -51,6 +54,15 @@ class PageFold(Fold[State]):
         self.file.belong(self.wal.log_id, page_bytes)
         self.source = Source(self.wal, self.file, self._cache)
 
+    def _reload(self) -> None:
+        """As `Fold._reload`. If records were taken back, others may have their positions now."""
+        if self.source is not None and self.wal._rewinds() != self._rewinds:
+            self.versions.void()
+            # New ones: other threads may be about to put into the old cache what they have read.
+            self._cache = self._cache.another()
+            self.source = Source(self.wal, self.file, self._cache)
+        super()._reload()
+
     # --- Snapshots ---
 
     def begin(self, snapshot: Snapshot) -> int:
@@ -74,11 +86,14 @@ class PageFold(Fold[State]):
         """The newest committed version."""
         return self._find(page, lambda: self.state().version(page))
 
-    def as_of(self, page: int, position: int) -> bytes:
+    def as_of(self, page: int, snapshot: Snapshot) -> bytes:
         """The version that a snapshot sees; SnapshotTooOldError if it is gone."""
 
         def version() -> Version:
             with self.lock:
+                if self.wal._rewinds() != self._rewinds:
+                    self.catch_up()
+                position = snapshot.begun_at
                 found = self.versions.as_of(page, position, self.current.version(page))
             if newest(found) >= position:
                 raise too_old(page, position)
@@ -87,15 +102,16 @@ class PageFold(Fold[State]):
         try:
             return self._find(page, version)
         except DamageError:
-            if newest(self.state().version(page)) >= position:
-                raise too_old(page, position) from None  # it was replaced, and not by us
+            if newest(self.state().version(page)) >= snapshot.begun_at:
+                raise too_old(page, snapshot.begun_at) from None  # it was replaced, and not by us
             raise
 
     def _find(self, page: int, version: Callable[[], Version]) -> bytes:
-        source, missed = self.source, object()
-        assert source is not None
+        missed: object = self
         while True:
             found = version()
+            source = self.source  # after the version, see `_reload`
+            assert source is not None
             data = source.read(page, found)
             if data is not None:
                 return data
@@ -117,7 +133,7 @@ class PageFold(Fold[State]):
 
     def commit(self, changes: Changes, durable: bool | None) -> None:
         """Append all changed pages in one frame, if `changes.validate` agrees to what is there."""
-        written = changes.written
+        written, cache = changes.written, self._cache
         deltas = {page: self._delta(page, data) for page, data in written.items()}
 
         def decide(state: State) -> list[Record]:
@@ -129,7 +145,7 @@ class PageFold(Fold[State]):
 
         positions = self.command(decide, durable=durable)
         for position, (page, data) in zip(positions, written.items(), strict=True):
-            self._cache.put((page, position), data)
+            cache.put((page, position), data)
         if len(written) * self.file.page_bytes > _LARGE_BYTES:
             with self.lock:
                 self.pace.count(0, _DUE_BYTES)
@@ -150,7 +166,7 @@ class PageFold(Fold[State]):
 
     def checkpoint(self) -> int:
         """As `Fold.checkpoint`, after a flush."""
-        if self.source is not None:
+        if self.source is not None and not self.read_only:
             self.flush()
         return super().checkpoint()
 
@@ -161,20 +177,32 @@ class PageFold(Fold[State]):
         wait until it has ended. What was not said in the log is done again by whoever is next.
         """
         with self.file.writing(self._timeout) as writer:
-            with self.lock:
-                self.catch_up()
-                dirty, limit = self.current.dirty.copy(), self._flush_limit()
-                new = self.current.flushed_to == 0
-            pages = sorted(page for page, chain in dirty.items() if chain[-1] < limit)
-            if not pages:
-                return
-            self.wal.sync()  # the log first: a page in the data file is never ahead of it
-            if new:
-                writer.header()
-            for block in _blocks(pages):
-                self._write(writer, [(page, dirty[page]) for page in block])
-            writer.sync()
-            self.append([records.checkpoint_record(limit)], durable=False)
+            for tries_left in reversed(range(_FLUSHES_MAX)):
+                try:
+                    self._flush(writer)
+                    break
+                except (PrunedError, PositionError):  # these pages have other versions meanwhile
+                    if not tries_left:
+                        raise
+
+    def _flush(self, writer: Writer) -> None:
+        with self.lock:
+            self.catch_up()
+            dirty, limit = self.current.dirty.copy(), self._flush_limit()
+            new, rewinds = self.current.flushed_to == 0, self._rewinds
+        pages = [page for page, chain in dirty.items() if chain[-1] < limit]
+        if not pages:
+            return
+        pages.sort(key=dirty.__getitem__)  # in the log's order: a transaction is read but once
+        self.wal.sync()  # the log first: a page in the data file is never ahead of it
+        if new:
+            writer.header()
+        for block in _blocks(pages):
+            self._write(writer, [(page, dirty[page]) for page in block])
+        writer.sync()
+        done = [records.checkpoint_record(limit)]
+        # Not if what was written has been taken back: the log has these pages as before.
+        self.command(lambda _: done if self._rewinds == rewinds else [], durable=False)
 
     def _flush_limit(self) -> int:
         oldest = self.versions.oldest()
@@ -188,7 +216,11 @@ class PageFold(Fold[State]):
             data = self.source.build(page, [found[position] for position in chain])
             writer.page(page, chain[-1], data)
 
-    # --- Closing ---
+    # --- Closing, forking ---
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self.versions.end_all_but(threading.get_ident())
 
     def close(self) -> None:
         """As `Fold.close`, and of the data file."""
@@ -216,7 +248,7 @@ def too_old(page: int, position: int) -> SnapshotTooOldError:
     """The error for a version that another process's checkpoint has removed."""
     error = SnapshotTooOldError(
         f"page {page} as it was when the transaction began is gone: another process changed it and "
-        "made a checkpoint",
+        "made a checkpoint, or cut the log",
         position=position,
         hint="Begin again, or use PageStore.run, which does so by itself",
     )
@@ -227,8 +259,9 @@ def too_old(page: int, position: int) -> SnapshotTooOldError:
 def conflict(page: int | None, begun_at: int, found: int) -> PageConflictError:
     """The error for a page that somebody else has changed."""
     what = "the number of pages" if page is None else f"page {page}"
+    why = f"{what} was changed by another transaction after this one began at {begun_at}"
     error = PageConflictError(
-        f"{what} was changed by another transaction after this one began at {begun_at}",
+        "the log was cut after the transaction began" if begun_at == VOID else why,
         position=found,
         hint="Nothing was written. Begin again, or use PageStore.run, which does so by itself",
     )

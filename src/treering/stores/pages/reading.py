@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from treering import PrunedError, Record, Wal
+from treering import PositionError, PrunedError, Record, StorageError, Wal
 
 from . import records
 from .cache import Cache
 from .datafile import DataFile
 from .versions import Version, newest
+
+# What the log says of a record that was truncated at its beginning, or taken back at its end.
+_GONE = (PrunedError, PositionError)
 
 
 class Source:
@@ -45,13 +48,18 @@ class Source:
         if isinstance(version, tuple):
             found = self._from_log(page, version)
             return self._file.read(page, version[-1]) if found is None else found
-        found = self._file.read(page, version)
+        try:
+            found = self._file.read(page, version)
+        except StorageError:  # a sector that cannot be read is as good as a damaged one
+            found = self._walk_back(page, version)
+            if found is None:
+                raise
         return self._walk_back(page, version) if found is None else found
 
     def _from_log(self, page: int, chain: tuple[int, ...]) -> bytes | None:
         try:
             return self.build(page, self._wal.read_many(chain))
-        except PrunedError:
+        except _GONE:
             return None
 
     def _walk_back(self, page: int, position: int) -> bytes | None:
@@ -64,7 +72,7 @@ class Source:
                     raise records.damaged(change, "a change of what comes later")
                 change = self._wal.read(before)
                 chain.append(change)
-        except PrunedError:
+        except _GONE:
             return None
         return self.build(page, chain[::-1])
 

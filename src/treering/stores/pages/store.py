@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
 from treering import DamageError, FsyncPolicy, LogNotFoundError, UsageError
@@ -78,6 +79,8 @@ class PageStore(Store[State]):
         """Find out the size of the pages, or decide it, and see to the data file."""
         if not self.read_only:
             new = records.format_record(wanted or PAGE_BYTES)
+            if not fold.state().page_bytes:
+                fold.file.refuse_strangers()
             fold.command(lambda state: [] if state.page_bytes else [new])
         state = fold.state()
         found = state.page_bytes
@@ -133,7 +136,7 @@ class PageStore(Store[State]):
         state, position = self._past(position, time)
         source = self._fold.source
         assert source is not None
-        return PageView(state, source, self.page_bytes, position)
+        return PageView(self._fold, state, source, position)
 
     def _between(self, position: int) -> int:
         """Where the transaction began that has a record at this position."""
@@ -152,10 +155,10 @@ class PageStore(Store[State]):
 
         The first to commit wins: whoever changed a page that somebody else has changed since the
         beginning gets PageConflictError. With `serializable` that goes for pages that were read,
-        too, and for the number of pages if it was asked for; then the outcome is that of
-        transactions one after the other. Does not block, nor keep others from writing; but while it
-        is open, checkpoints of this process leave what changed since in the log: end it soon.
-        `durable` overrides the fsync policy.
+        too, and for the number of pages if it was asked for (`page_count`, `allocate`); then the
+        outcome of such transactions is that of one after the other. Does not block, nor keep others
+        from writing; but while it is open, checkpoints of this process leave what changed since in
+        the log: end it soon. `durable` overrides the fsync policy.
         """
         return PageTransaction(self._fold, serializable, durable)
 
@@ -194,7 +197,8 @@ class PageStore(Store[State]):
         if state.flushed_to:
             fold.file.check_header()
         last = -1
-        for page, _ in (*state.placed.pages(), *((page, 0) for page in state.dirty)):
+        placed = (page for page, _ in state.placed.pages())
+        for page in chain(placed, state.dirty):
             fold.check_page(page)
             last = max(last, page)
         if last >= state.page_count:

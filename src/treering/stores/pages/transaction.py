@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -47,7 +48,7 @@ class PageTransaction:
         self._savepoints: list[Savepoint] = []
         self._undo: list[tuple[int, bytes | None]] = []
         self.active = True
-        self.begun_at = 0
+        self.begun_at, self.thread = 0, threading.get_ident()
         self._page_count = fold.begin(self)
         self._count_then = self._page_count
 
@@ -63,7 +64,7 @@ class PageTransaction:
         if self._seen is not None:
             self._seen.add(page)
         try:
-            return self._fold.as_of(page, self.begun_at)
+            return self._fold.as_of(page, self)
         except PageConflictError as error:
             error.transaction = self
             raise
@@ -89,6 +90,7 @@ class PageTransaction:
         self._live()
         self._may_write()
         page = self._page(self._page_count)
+        self._count_seen = True
         self._set(page, bytes(self._fold.file.page_bytes))
         return page
 

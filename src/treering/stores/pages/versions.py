@@ -19,10 +19,15 @@ def newest(version: Version) -> int:
     return -1 if version is None else version
 
 
+# Where a snapshot began that nothing is known of any more: each version is newer, no version too.
+VOID = -1
+
+
 class Snapshot(Protocol):
-    """Somebody who looks at the store as of a position."""
+    """Somebody who looks at the store as of a position, and in which thread that began."""
 
     begun_at: int
+    thread: int
 
 
 class Versions:
@@ -50,6 +55,21 @@ class Versions:
         self._open.discard(snapshot)
         self._forget()
 
+    def end_all_but(self, thread: int) -> None:
+        """In a forked child: the other threads are gone, and nobody ends what they began."""
+        for snapshot in list(self._open):
+            if snapshot.thread != thread:
+                self._open.discard(snapshot)
+        self._forget()
+
+    def void(self) -> None:
+        """Records were taken back, maybe some that the open snapshots see: each change conflicts
+        with these, and what they saw is gone."""
+        for snapshot in self._open:
+            snapshot.begun_at = VOID
+        self._open.clear()
+        self._before, self._order = {}, deque()
+
     def oldest(self) -> int | None:
         """The position of the oldest open snapshot."""
         return min((snapshot.begun_at for snapshot in self._open), default=None)
@@ -70,6 +90,7 @@ class Versions:
 
     def oldest_needed(self) -> int | None:
         """The first record that one of the kept versions takes."""
+        self._forget()  # snapshots that were not ended, but collected
         return min(
             (
                 version[0]
