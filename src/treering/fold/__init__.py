@@ -39,6 +39,7 @@ from ._archive import Archive
 from ._clearing import clear_record, is_clear
 from ._fold import Fold
 from ._follower import Follower, end_of
+from ._foreign import Foreign
 from ._log import wait_for_news
 from ._order import KeyOrder, after
 from ._overlay import Overlay
@@ -60,6 +61,7 @@ __all__ = [
     "File",
     "Fold",
     "Follower",
+    "Foreign",
     "Host",
     "Index",
     "KeyOrder",

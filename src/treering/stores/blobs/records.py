@@ -18,10 +18,15 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from treering import DamageError, Record, VersionError
+from treering import Record
+from treering.fold import Foreign
 
 from .refs import DIGEST_BYTES, NAME_BYTES_MAX
 from .sums import COUNT_MAX, SHIFT, SHIFT_MAX, count_of
+
+_foreign = Foreign("a blob store")
+damaged = _foreign.damaged
+unknown = _foreign.unknown
 
 SETTINGS, NEW, LINK, UNLINK, DELETE, COLLECTED = b"s", b"p", b"l", b"u", b"d", b"c"
 # Only in snapshots:
@@ -182,21 +187,3 @@ def metadata_of(packed: bytes) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ValueError("not a mapping of text to text")
     return found
-
-
-def damaged(record: Record, what: str) -> DamageError:
-    """The error for a record that is of a known kind, but not what the store writes."""
-    return DamageError(
-        f"this is no record of a blob store: {what} ({record.key!r:.60})",
-        position=record.position,
-        hint="Is this directory another program's log?",
-    )
-
-
-def unknown(record: Record) -> VersionError:
-    """The error for a record of another kind."""
-    return VersionError(
-        f"a record of a kind that this version does not know: {record.key!r:.60}",
-        position=record.position,
-        hint="Open it with a newer treering",
-    )

@@ -7,11 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from struct import Struct, error
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from treering import DamageError, Record, UsageError, VersionError
+from treering import Record, UsageError
+from treering.fold import Foreign
 
 from .values import read_tags, tag_list
+
+_foreign = Foreign("a cache")
+refuse = _foreign.refuse
+refuse_unknown = _foreign.refuse_unknown
 
 SECOND = 1_000_000_000
 TTL_SECONDS_MAX = 1 << 32
@@ -109,24 +114,6 @@ def read_lease(record: Record) -> Lease:
     if end != len(data):
         refuse(record, "is a lease with broken tags")
     return Lease(token, until_ns, tags)
-
-
-def refuse(record: Record, what: str) -> NoReturn:
-    """DamageError about a record that no cache can have written."""
-    raise DamageError(
-        f"the record {record.key!r:.60} {what}",
-        position=record.position,
-        hint="Is this directory another store's? If not, remove it: it is a cache",
-    )
-
-
-def refuse_unknown(record: Record) -> NoReturn:
-    """VersionError about a kind of record that this version does not have."""
-    raise VersionError(
-        f"a cache has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="Open it with the newer treering, or the other store, that wrote it",
-    )
 
 
 def check_ttl(ttl: Any, name: str = "ttl") -> int:

@@ -10,9 +10,14 @@ import math
 import time
 from datetime import datetime
 from struct import Struct, error
-from typing import Any, NoReturn
+from typing import Any
 
-from treering import DamageError, Record, TooLargeError, UsageError, VersionError
+from treering import Record, TooLargeError, UsageError
+from treering.fold import Foreign
+
+_foreign = Foreign("a job queue")
+refuse = _foreign.refuse
+refuse_unknown = _foreign.refuse_unknown
 
 PUT = Struct("<cqi")  # due, priority; the deduplication key follows
 LEASE = Struct("<cQq")  # job, until when
@@ -63,24 +68,6 @@ def unpack(layout: Struct, record: Record) -> tuple[Any, ...]:
         return layout.unpack(record.key)[1:]
     except error:
         refuse(record, "has a key of another length")
-
-
-def refuse(record: Record, what: str) -> NoReturn:
-    """DamageError about a record that no queue can have written here."""
-    raise DamageError(
-        f"the record {record.key!r:.60} {what}",
-        position=record.position,
-        hint="Is this directory another store's? If not, restore it from a backup",
-    )
-
-
-def refuse_unknown(record: Record) -> NoReturn:
-    """VersionError about a kind of record that this version does not have."""
-    raise VersionError(
-        f"a job queue has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="Open it with the newer treering, or the other store, that wrote it",
-    )
 
 
 # --- what people give us ---

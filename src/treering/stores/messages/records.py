@@ -13,7 +13,12 @@ from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from treering import DamageError, Record, TooLargeError, UsageError, VersionError
+from treering import Record, TooLargeError, UsageError, VersionError
+from treering.fold import Foreign
+
+_foreign = Foreign("a message log")
+damaged = _foreign.damaged
+unknown = _foreign.unknown
 
 PLAIN, KEYED = b"m", b"k"  # a message; a tombstone is one without a value
 COMMIT, FORGET = b"c", b"f"  # a consumer's position, also its first; the end of a consumer
@@ -171,21 +176,3 @@ def retention(record: Record, value: bytes) -> Retention:
         )
     rules = bool(flags & _CONSUMED), bool(flags & _COMPACT)
     return Retention(seconds_ns, size, tombstone_ns, *rules)
-
-
-def damaged(record: Record, what: str) -> DamageError:
-    """The error for a record that no message log has written."""
-    return DamageError(
-        f"the record {record.key!r:.60} is none of a message log: {what}",
-        position=record.position,
-        hint="Open it with the store that wrote it, or run `treering verify`",
-    )
-
-
-def unknown(record: Record) -> VersionError:
-    """The error for a record of a kind that this version does not know."""
-    return VersionError(
-        f"a message log has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="It is of a newer version of treering, or of another store: open it with that",
-    )

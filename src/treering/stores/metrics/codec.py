@@ -17,9 +17,14 @@ from itertools import accumulate, chain, repeat
 from operator import floordiv, ge, mul, sub
 from typing import Any, NamedTuple
 
-from treering import DamageError, Record, VersionError
+from treering import Record
+from treering.fold import Foreign
 
 from .given import TIME_MAX, TIME_MIN
+
+_foreign = Foreign("a metrics log")
+damaged = _foreign.damaged
+unknown = _foreign.unknown
 
 SERIES = b"s"  # a series begins: its id; its name and tags
 ONE, POINTS = b"1", b"p"  # of a series: a point, a chunk
@@ -230,24 +235,3 @@ def replaced(data: Any) -> tuple[array[int], Any]:
     if end > len(data):
         raise ValueError("its positions are cut short")
     return from_little("Q", data[_COUNT.size : end]), data[end:]
-
-
-# --- Errors ---
-
-
-def damaged(record: Record, what: str) -> DamageError:
-    """The error for a record that no metrics log has written."""
-    return DamageError(
-        f"the record {record.key!r:.60} is none of a metrics log: {what}",
-        position=record.position,
-        hint="Open it with the store that wrote it, or run `treering verify`",
-    )
-
-
-def unknown(record: Record) -> VersionError:
-    """The error for a record of a kind that this version does not know."""
-    return VersionError(
-        f"a metrics log has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="It is of a newer version of treering, or of another store: open it with that",
-    )

@@ -20,6 +20,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from treering import DamageError, Record, VersionError
+from treering.fold import Foreign
+
+_foreign = Foreign("a page store")
+damaged = _foreign.damaged
 
 FORMAT, IMAGE, DELTA, CHECKPOINT = b"F", b"I", b"D", b"C"
 VERSION = 1
@@ -145,20 +149,7 @@ def unknown(record: Record) -> DamageError | VersionError:
     """The error for a record that is not one of these."""
     if record.key[:1] in (FORMAT, IMAGE, DELTA, CHECKPOINT):
         return damaged(record, "a key of the wrong length")
-    return VersionError(
-        f"a record that is no page store's: {record.key!r:.40}",
-        position=record.position,
-        hint="A newer treering wrote it, or another store",
-    )
-
-
-def damaged(record: Record, what: str) -> DamageError:
-    """The error for a record that no page store writes."""
-    return DamageError(
-        f"a page store's record is not in its form: {what}",
-        position=record.position,
-        hint="Run `treering verify` on the log, and restore a backup",
-    )
+    return _foreign.unknown(record)
 
 
 def chain_is_full(changes: int) -> bool:

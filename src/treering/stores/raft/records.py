@@ -12,7 +12,12 @@ from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from treering import DamageError, Record, TooLargeError, UsageError, VersionError
+from treering import Record, TooLargeError, UsageError
+from treering.fold import Foreign
+
+_foreign = Foreign("a Raft log")
+damaged = _foreign.damaged
+unknown = _foreign.unknown
 
 ENTRY = b"e"  # index, term, kind; the data
 TRUNCATE = b"t"  # the last index that stays
@@ -196,21 +201,3 @@ def from_little(record: Record, data: bytes) -> array[int]:
     if sys.byteorder == "big":
         found.byteswap()
     return found
-
-
-def damaged(record: Record, what: str) -> DamageError:
-    """The error for a record that no Raft log has written."""
-    return DamageError(
-        f"the record {record.key!r:.60} is none of a Raft log: {what}",
-        position=record.position,
-        hint="Open it with the store that wrote it, or run `treering verify`",
-    )
-
-
-def unknown(record: Record) -> VersionError:
-    """The error for a record of a kind that this version does not know."""
-    return VersionError(
-        f"a Raft log has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="It is of a newer version of treering, or of another store: open it with that",
-    )

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from struct import Struct
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from treering import DamageError, Record, UsageError, VersionError
+from treering import Record, UsageError
+from treering.fold import Foreign
 
 from .codec import CODED, RAW
+
+_foreign = Foreign("a session store")
+refuse = _foreign.refuse
+refuse_unknown = _foreign.refuse_unknown
 
 CREATE = Struct("<c32sqqq")  # digest, now, idle, end; the user follows
 SAVE = Struct("<c32sq")  # digest, now
@@ -161,24 +166,6 @@ def _is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def refuse(record: Record, what: str) -> NoReturn:
-    """DamageError about a record that no session store can have written here."""
-    raise DamageError(
-        f"the record {record.key!r:.60} {what}",
-        position=record.position,
-        hint="Is this directory another store's? If not, restore it from a backup",
-    )
-
-
-def refuse_unknown(record: Record) -> NoReturn:
-    """VersionError about a kind of record that this version does not have."""
-    raise VersionError(
-        f"a session store has no records like {record.key!r:.60}",
-        position=record.position,
-        hint="Open it with the newer treering, or the other store, that wrote it",
-    )
 
 
 # --- what people give us ---
