@@ -59,7 +59,7 @@ def logged(store, call):
 
 def test_a_document_comes_back_as_it_was_put(store, other):
     value = {
-        "null": None, "yes": True, "no": False, "int": -7, "huge": 10**4000, "float": 0.1,
+        "null": None, "yes": True, "no": False, "int": -7, "huge": 10**639, "float": 0.1,
         "zero": -0.0, "whole": 1.0, "text": "žluťoučký \u0000 \U0001f332", "": {"": []},
         "a/b~c": {"~1": "/"}, "deep": [[[{"x": [{}]}]]],
     }  # fmt: skip

@@ -97,3 +97,16 @@ def test_versions_and_unique_indexes(store, patched):
         patch(store, "nobody", [operation])
     assert store.indexes() == {"a": Index("/a", unique=True)}
     assert patched([{**operation, "value": 8}], expected_version=1, durable=True) == 2
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [{"op": "add", "path": "/~2", "value": 1}],
+        '[{"op": "add", "path": "/d", "value": %s}]' % ("[" * 100_000 + "]" * 100_000),
+    ],
+    ids=["escape", "depth"],
+)
+def test_a_patch_that_the_library_cannot_read_is_none(patched, operations):
+    with pytest.raises(UsageError, match="no JSON Patch"):
+        patched(operations)

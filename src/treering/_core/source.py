@@ -32,8 +32,10 @@ from .survey import newer_error
 from .view import View
 
 WAIT_SLICE_SECONDS = 0.25
-# At random places of a log of this many segments a look-up opens none.
+# At random places of a log of this many segments a look-up opens none; but one log takes no more
+# than this share of the files that the process may open.
 _SEGMENTS_KEPT_OPEN = 128
+_SHARE_OF_LIMIT = 8
 # A process at its limit of open files gives back all but so many of them.
 _SEGMENTS_IN_NEED = 4
 _SPARE_BYTES = 4096
@@ -278,6 +280,7 @@ class Segments:
         self._kept: OrderedDict[int, OpenSegment] = OrderedDict()
         self._lock = threading.RLock()
         self._closed = False
+        self._room = _open_files_max() // _SHARE_OF_LIMIT
         self.spare: list[Any] = []  # what one look-up leaves for the next: see lookup.py
 
     def get(self, base: int) -> OpenSegment:
@@ -290,7 +293,7 @@ class Segments:
         if segment is None or segment.file.links() == 0:
             segment = self._opened(base)
         kept[base] = segment
-        while len(kept) > _SEGMENTS_KEPT_OPEN:
+        while len(kept) > min(_SEGMENTS_KEPT_OPEN, max(self._room, _SEGMENTS_IN_NEED)):
             kept.popitem(last=False)
         return segment
 
@@ -319,6 +322,16 @@ class Segments:
         with self._lock:
             self._closed = True
             self._kept = OrderedDict()
+
+
+def _open_files_max() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 def pruned_error(position: int, first: int) -> PrunedError:

@@ -81,8 +81,8 @@ class Fold(Generic[S]):
         self.pace = Pace(make, checkpoint_bytes, checkpoint_records, checkpoint_seconds)
         weakref.finalize(self, self.pace.stop)  # a forgotten fold's thread goes with it
         # Under ALWAYS we wait ourselves, and not with the lock in hand: so threads share fsyncs.
-        self.always = fsync_policy == FsyncPolicy.ALWAYS
-        policy = FsyncPolicy.OS if self.always else fsync_policy
+        self.always = fsync_policy == FsyncPolicy.ALWAYS and not options.get("read_only")
+        policy = FsyncPolicy.OS if fsync_policy == FsyncPolicy.ALWAYS else fsync_policy
         self.wal = Wal.open(path, fsync_policy=policy, **options)
         self._clock = options.get("clock") or time_ns
         self._new = new
@@ -168,24 +168,24 @@ class Fold(Generic[S]):
     ) -> range:
         """Append what `decide(state)` returns, atomically, and only if the state it saw is still
         the newest; else it is asked again. What it raises is raised, and nothing is appended. The
-        positions; empty when it returned nothing.
-
-        Written at return; durable with durable=True, or with None under ALWAYS (then it blocks for
-        an fsync, shared with all who wait). Errors as `Wal.append_batch`.
+        positions; empty when it returned nothing. Written at return, with all that it saw; durable
+        with durable=True, or with None under ALWAYS (it blocks for an fsync, shared with all who
+        wait). Errors as `Wal.append_batch`.
         """
         while True:
             with self.lock:
                 self.catch_up()
                 seen = self.position
                 records = placed(decide(self.current), seen, self._clock())
-                if not records:
-                    return range(seen, seen)
-                try:
-                    positions = self.wal.append_batch(records, at=seen)
-                except ConflictError:
-                    continue  # somebody else was faster, so somebody gets on
-                self._take_in(records)
-            self.settle(positions[-1], durable)
+                positions = range(seen, seen)
+                if records:
+                    try:
+                        positions = self.wal.append_batch(records, at=seen)
+                    except ConflictError:
+                        continue  # somebody else was faster, so somebody gets on
+                    self._take_in(records)
+            if positions.stop:  # what made it append nothing may not be durable yet
+                self.settle(positions.stop - 1, durable)
             return positions
 
     def append(self, records: Sequence[Record | Pair], *, durable: bool | None = None) -> range:

@@ -122,14 +122,13 @@ class Projection(Generic[T]):
                 some = list(islice(iter(items), most))
                 reached = items.position
                 self._wait_durable(reached)
+                last = last_print(self._wal, reached)
             except (PositionError, RewoundError):
                 if moment(self._wal).rewinds == now.rewinds:
                     raise
                 items = None  # records were taken back while we read them
                 continue
-            mark = mark._replace(
-                reached=reached, epoch=now.epoch, print=last_print(self._wal, reached)
-            )
+            mark = mark._replace(reached=reached, epoch=now.epoch, print=last)
             if self._commit(seen, now, self._handled(seen, values, some), mark):
                 handled += len(some)
 

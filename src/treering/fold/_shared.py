@@ -318,8 +318,8 @@ class Transaction:
             state.apply(record)
         self._records += mine
         self._states[stream] = state
-        if mine and durable:
-            self._owed = max(self._owed, self.position - 1)
+        if durable or not mine:  # what made it add nothing may not be durable yet
+            self.owe(self.position - 1, durable)
         return range(first, self.position)
 
     def owe(self, position: int, durable: bool | None) -> None:

@@ -21,6 +21,16 @@ except ImportError as error:
     ) from error
 
 
+_NO_PATCH = (
+    jsonpatch.JsonPatchException,
+    jsonpatch.JsonPointerException,
+    TypeError,
+    ValueError,
+    LookupError,
+    RecursionError,
+)
+
+
 class PatchTestError(ConflictError):
     """A `test` of a patch found something else, so nothing was changed."""
 
@@ -44,7 +54,7 @@ def patch(
             wanted = jsonpatch.JsonPatch.from_string(operations)
         else:
             wanted = jsonpatch.JsonPatch(list(operations))
-    except (jsonpatch.JsonPatchException, ValueError, TypeError, LookupError) as error:
+    except _NO_PATCH as error:
         raise _no_patch(error) from error
 
     def patched(document: dict[str, Any]) -> Any:
@@ -58,7 +68,7 @@ def patch(
             raise NoPathError(
                 f"the patch does not fit {id!r:.60}: {error}", hint="Look at the document"
             ) from error
-        except (jsonpatch.JsonPatchException, TypeError, ValueError, LookupError) as error:
+        except _NO_PATCH as error:
             raise _no_patch(error) from error
 
     return store.update(id, patched, expected_version=expected_version, durable=durable)

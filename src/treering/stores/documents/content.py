@@ -11,7 +11,7 @@ from treering import UsageError
 from .pointer import NESTING_MAX
 
 # What is safe to read again in any process, whatever its limit for digits is set to.
-_INTEGER_BITS_MAX = 14_000
+_INTEGER_BITS_MAX = 2_126
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -96,7 +96,7 @@ def check_value(value: Any, room: int = NESTING_MAX) -> None:
             raise UsageError(f"JSON has no {value!r}", hint="Use None, or text")
     elif kind is int:
         if value.bit_length() > _INTEGER_BITS_MAX:
-            raise UsageError("a whole number has at most 4,200 digits", hint="Keep it as text")
+            raise UsageError("a whole number has at most 640 digits", hint="Keep it as text")
     elif kind not in _PLAIN:
         raise UsageError(
             f"JSON cannot say {kind.__name__}: {value!r:.60}",

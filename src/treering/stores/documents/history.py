@@ -72,6 +72,12 @@ class History:
             except PrunedError:
                 return
             yield step
+            if step.previous >= position:  # or this would never end
+                raise DamageError(
+                    f"the change to {self._id!r:.60} follows itself",
+                    position=position,
+                    hint="Restore the log from a backup",
+                )
             position = step.previous
 
     def versions(self) -> Iterator[Version]:

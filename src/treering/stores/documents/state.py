@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from struct import error
 from typing import Any, NamedTuple
 
-from treering import Record
+from treering import DamageError, Record
 from treering.fold import Overlay
 
 from .content import STANDARD, Codec, JsonCodec, half_a_character, too_deep
@@ -177,6 +177,7 @@ class State:
 
     def dump(self) -> Iterator[Record]:
         """Counters, indexes, whole documents, and the versions of those that are gone."""
+        self.refuse_half()
         yield Record(TOTALS.pack(b"t", self.bytes_logged, self.bytes_whole))
         for name, entries in self.indexes.items():
             yield index_record(name, entries.index)
@@ -226,7 +227,19 @@ class State:
         other.indexes = {name: entries.copy() for name, entries in self.indexes.items()}
         other.bytes_logged, other.bytes_whole = self.bytes_logged, self.bytes_whole
         other._order = None if self._order is None else self._order.copy()
+        other._draft = self._draft
         return other
+
+    def refuse_half(self) -> None:
+        """DamageError if the log ends within a change: what came next would be taken for the rest
+        of it. No crash leaves that, for a change is one atomic batch."""
+        if self._draft is not None:
+            at = self._draft.position
+            raise DamageError(
+                f"the log was cut within a change to {self._draft.head.id!r:.60}",
+                position=at,
+                hint=f"Cut it before that change, with Wal.truncate_after({at}): it never showed",
+            )
 
     # --- queries ---
 

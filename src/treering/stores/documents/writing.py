@@ -257,11 +257,12 @@ class Writable(Readable):
                 "a function given to update changes the document that it is given, and no other",
                 hint="Use a transaction of a Database for more than one",
             )
-        positions = self._fold.command(decide, durable=durable)
-        if not positions and positions.start:
-            # Nothing had to be changed, for others did it: perhaps that is not durable yet.
-            self._fold.settle(positions.start - 1, durable)
-        return positions
+
+        def decide_on_whole(state: State) -> list[Record]:
+            state.refuse_half()
+            return decide(state)
+
+        return self._fold.command(decide_on_whole, durable=durable)
 
     def _records(
         self, state: State, id: str, key: bytes, entry: Entry | None, edits: list[Edit]

@@ -33,7 +33,7 @@ def compact(index: Index, wal: Any, until: int | None) -> int:
     if until > end:
         raise PositionError("the log has not reached this position", position=until)
     rewinds = moment(wal).rewinds
-    index.state()
+    known = index.state()
     group, size = list[Record](), 0
     for record in filter(partial(_is_live, index), _records_before(wal, until)):
         size += len(record.key) + len(record.value)
@@ -43,7 +43,7 @@ def compact(index: Index, wal: Any, until: int | None) -> int:
         group.append(record)
     _append_again(index, wal, group)
     wal.sync()  # the copies have to be durable before what they are copies of goes
-    if moment(wal).rewinds != rewinds:
+    if moment(wal).rewinds != rewinds or index.current is not known:
         raise ConflictError(
             "records were taken back while the log was compacted, so nothing was removed",
             path=wal.path,

@@ -64,11 +64,12 @@ class Following(Generic[S]):
         self._make_locks()
         try:
             self._refuse_same(path)
-            state = new()
+            state, rewinds = new(), moment(self.wal).rewinds  # from before it is looked at
             if path is not None:
                 self._keeping = Keeping(path, self.wal, new, options)
                 state = self._keeping.load()  # type: ignore[assignment]
             self._begin(state)
+            self._rewinds = rewinds
             self._kept_at = state.reached
             self.catch_up()
         except BaseException:

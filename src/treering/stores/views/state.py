@@ -89,7 +89,9 @@ class State:
         self._filter(lambda position: position not in over)
         for position in over:
             self.expiries.pop(position, None)
-        self._sweep_at = max(_SWEEP_LEAST, 2 * len(self.expiries))
+        # A look at all keys has to be worth it.
+        more = max(_SWEEP_LEAST, len(self.expiries), len(self.table) // 4)
+        self._sweep_at = len(self.expiries) + more
 
     def begin_at(self, first: int) -> None:
         """The log has nothing before `first` any more."""
