@@ -17,8 +17,8 @@ from treering import (
     VersionError,
     verify,
 )
-from treering.fold import ViewState
 from treering.fold._projecting import BATCH
+from treering.fold.kit import ViewState
 from treering.stores.events import Event, EventStore
 
 

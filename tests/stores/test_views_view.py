@@ -16,7 +16,7 @@ from treering import (
     UsageError,
     Wal,
 )
-from treering.fold import Mark
+from treering.fold.kit import Mark
 from treering.stores.views import View, view
 from treering.testing import MemoryFiles
 

@@ -35,25 +35,14 @@ itself goes through: so `treering.testing` can cut their power, too.
 from __future__ import annotations
 
 from .._core.files import CREATE, CREATE_NEW, READ, WRITE, Directory, File, SystemFiles
-from ._archive import Archive
-from ._clearing import clear_record, is_clear
 from ._fold import Fold
-from ._follower import Follower, end_of
-from ._foreign import Foreign
-from ._log import wait_for_news
-from ._order import KeyOrder, after
+from ._follower import Follower
 from ._overlay import Overlay
-from ._pace import Pace
-from ._projecting import Projection
 from ._shared import CommitConflictError, Host, Part, Shared, Transaction
 from ._state import Index, Pair, State
 from ._store import Store
-from ._text import as_str, as_text
-from ._trail import Mark, Moment, fingerprint, last_print, moment, why_lost
-from ._view import ProjectionView, ViewState, WritableView
 
 __all__ = [
-    "Archive",
     "CREATE",
     "CREATE_NEW",
     "CommitConflictError",
@@ -61,36 +50,16 @@ __all__ = [
     "File",
     "Fold",
     "Follower",
-    "Foreign",
     "Host",
     "Index",
-    "KeyOrder",
-    "Mark",
-    "Moment",
     "Overlay",
-    "Pace",
     "Pair",
     "Part",
-    "Projection",
-    "ProjectionView",
     "READ",
     "Shared",
     "State",
     "Store",
     "SystemFiles",
     "Transaction",
-    "ViewState",
     "WRITE",
-    "WritableView",
-    "after",
-    "as_str",
-    "as_text",
-    "clear_record",
-    "end_of",
-    "fingerprint",
-    "is_clear",
-    "last_print",
-    "moment",
-    "wait_for_news",
-    "why_lost",
 ]

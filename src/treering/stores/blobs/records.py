@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from treering import Record
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 from .refs import DIGEST_BYTES, NAME_BYTES_MAX
 from .sums import COUNT_MAX, SHIFT, SHIFT_MAX, count_of

@@ -10,7 +10,7 @@ from struct import Struct, error
 from typing import Any, NamedTuple
 
 from treering import Record, UsageError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 from .values import read_tags, tag_list
 

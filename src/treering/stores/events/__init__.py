@@ -17,7 +17,7 @@ these. Events stay in the log for ever; checkpoints only make opening quick.
 
 from __future__ import annotations
 
-from treering.fold import ProjectionView
+from treering.fold.kit import ProjectionView
 
 from .codec import Codec, JsonCodec
 from .event import ANY, NO_STREAM, Appended, Event, RecordedEvent, Snapshot

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from treering import UsageError
-from treering.fold import Pair, end_of
+from treering.fold import Pair
+from treering.fold.kit import end_of
 
 from .codec import Registry
 from .event import HEAD, PLAIN, SCHEMA_MAX, SNAPSHOT, Event, RecordedEvent, Snapshot, encode

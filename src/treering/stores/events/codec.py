@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from treering import DamageError, UsageError, VersionError
-from treering.fold import as_text
+from treering.fold.kit import as_text
 
 from .event import SCHEMA_MAX
 from .names import TYPE_BYTES_MAX

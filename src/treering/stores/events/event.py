@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from treering import DamageError, Record, UsageError, VersionError
-from treering.fold import as_str, as_text
+from treering.fold.kit import as_str, as_text
 
 from .names import ID_BYTES_MAX, TYPE_BYTES_MAX
 

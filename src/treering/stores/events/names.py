@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from treering import ConflictError, UsageError
-from treering.fold import as_text
+from treering.fold.kit import as_text
 
 STREAM_BYTES_MAX = 4096
 TYPE_BYTES_MAX = 1024

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from treering import UsageError, Wal
-from treering.fold import Projection as FoldProjection
-from treering.fold import WritableView
+from treering.fold.kit import Projection as FoldProjection
+from treering.fold.kit import WritableView
 
 from .event import RecordedEvent
 from .reading import EventReader

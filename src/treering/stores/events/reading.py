@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 from treering import PositionError, Reader, Record, UsageError
-from treering.fold import Follower, as_str, as_text, end_of
+from treering.fold import Follower
+from treering.fold.kit import as_str, as_text, end_of
 
 from .codec import Registry
 from .event import EVENT, HEAD, SNAPSHOT, RecordedEvent, read_head

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from itertools import islice
 
 from treering import DamageError, Record
-from treering.fold import Overlay, Pair, as_str
+from treering.fold import Overlay, Pair
+from treering.fold.kit import as_str
 
 from .event import (
     ANY,

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from treering import ConflictError, DamageError, FsyncPolicy, UsageError
-from treering.fold import Fold, Follower, Pair, Store, as_text
+from treering.fold import Fold, Follower, Pair, Store
+from treering.fold.kit import as_text
 
 from .aggregates import WithSnapshots
 from .codec import Codec, Registry, Upcaster

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from treering.fold import end_of
+from treering.fold.kit import end_of
 
 from .event import RecordedEvent
 from .reading import BLOCK, events_of

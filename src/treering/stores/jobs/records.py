@@ -13,7 +13,7 @@ from struct import Struct, error
 from typing import Any
 
 from treering import Record, TooLargeError, UsageError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 _foreign = Foreign("a job queue")
 refuse = _foreign.refuse

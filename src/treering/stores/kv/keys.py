@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from typing import Any
 
 from treering import UsageError
-from treering.fold import after
+from treering.fold.kit import after
 
 
 class NotBytesError(UsageError, TypeError):

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any
 
-from treering.fold import after
+from treering.fold.kit import after
 
 from .keys import check_key
 from .state import State

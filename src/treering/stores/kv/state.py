@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 
 from treering import Record
-from treering.fold import KeyOrder, Overlay, is_clear
+from treering.fold import Overlay
+from treering.fold.kit import KeyOrder, is_clear
 
 from .keys import span
 

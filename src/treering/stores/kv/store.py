@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treering import DamageError, FsyncPolicy, Record, UsageError
-from treering.fold import Fold, Follower, Store, clear_record
+from treering.fold import Fold, Follower, Store
+from treering.fold.kit import clear_record
 
 from .keys import NotBytesError, check_key, check_value
 from .prefixed import PrefixedStore

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from treering import Record
-from treering.fold import Follower, is_clear
+from treering.fold import Follower
+from treering.fold.kit import is_clear
 
 from .state import State
 

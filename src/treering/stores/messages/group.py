@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from treering import ConflictError, NotThereError, Record, UsageError
-from treering.fold import end_of
+from treering.fold.kit import end_of
 
 from . import records as rec
 from .reading import BLOCK_MESSAGES, Readable, check_timeout, pruned

@@ -12,7 +12,8 @@ from itertools import chain, compress, islice
 from typing import Any
 
 from treering import PositionError, PrunedError, Reader, Record, TreeringError, UsageError
-from treering.fold import Follower, end_of
+from treering.fold import Follower
+from treering.fold.kit import end_of
 
 from . import records as rec
 from .state import State

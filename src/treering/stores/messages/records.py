@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from treering import Record, TooLargeError, UsageError, VersionError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 _foreign = Foreign("a message log")
 damaged = _foreign.damaged

@@ -18,7 +18,7 @@ from operator import floordiv, ge, mul, sub
 from typing import Any, NamedTuple
 
 from treering import Record
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 from .given import TIME_MAX, TIME_MIN
 

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from treering import DamageError, Record, VersionError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 _foreign = Foreign("a page store")
 damaged = _foreign.damaged

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from treering import Record, TooLargeError, UsageError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 _foreign = Foreign("a Raft log")
 damaged = _foreign.damaged

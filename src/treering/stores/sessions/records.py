@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from treering import Record, UsageError
-from treering.fold import Foreign
+from treering.fold.kit import Foreign
 
 from .codec import CODED, RAW
 

@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from treering import ClosedError, TreeringError
-from treering.fold import Pace, Store
+from treering.fold import Store
+from treering.fold.kit import Pace
 
 from . import records as rec
 from .state import State

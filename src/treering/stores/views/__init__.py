@@ -21,7 +21,7 @@ handler makes of the records, each taken in exactly once. Both go on where they 
 
 from __future__ import annotations
 
-from treering.fold import ProjectionView, WritableView
+from treering.fold.kit import ProjectionView, WritableView
 
 from .index import Index
 from .viewing import Definition, View, view

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treering import ConflictError, PositionError, PrunedError, Record, UsageError, Wal
-from treering.fold import moment
+from treering.fold.kit import moment
 
 from .state import Newest
 

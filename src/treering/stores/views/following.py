@@ -20,7 +20,7 @@ from treering import (
     UsageError,
     Wal,
 )
-from treering.fold import Mark, Moment, Pace, moment, wait_for_news, why_lost
+from treering.fold.kit import Mark, Moment, Pace, moment, wait_for_news, why_lost
 
 from .keeping import Keeping
 from .state import State

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from treering import DamageError, PositionError, PrunedError, Record, RewoundError, UsageError, Wal
-from treering.fold import after, moment
+from treering.fold.kit import after, moment
 
 from .compacting import compact
 from .following import Following, Progress

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treering import DamageError, FsyncPolicy, ReadOnlyError, TreeringError, Wal
-from treering.fold import Archive, last_print, why_lost
+from treering.fold.kit import Archive, last_print, why_lost
 
 from .state import State
 

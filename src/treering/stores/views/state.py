@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from treering import DamageError, Record, VersionError
-from treering.fold import KeyOrder, Mark, is_clear
+from treering.fold.kit import KeyOrder, Mark, is_clear
 
 _SWEEP_LEAST = 1024
 CHUNK = 8192

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from treering import Reader, ReadOnlyError, Record, UsageError, Wal
-from treering.fold import Moment, Projection, ViewState, WritableView, as_text
+from treering.fold.kit import Moment, Projection, ViewState, WritableView, as_text
 
 Handler = Callable[[WritableView, Record], object]
 Prefixes = bytes | tuple[bytes, ...] | None
