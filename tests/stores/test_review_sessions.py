@@ -14,6 +14,7 @@ from treering import (
     Database,
     DiskFullError,
     FsyncPolicy,
+    ReadOnlyError,
     Record,
     UsageError,
     VersionError,
@@ -85,12 +86,14 @@ def test_a_durable_logout_is_one_also_if_somebody_else_was_first(files, clock, e
         assert store._fold.wal.durable_position == host.position
 
 
-def test_nothing_to_end_in_an_empty_or_read_only_store_is_no_error(store, opened):
+def test_where_there_is_nothing_to_end_only_who_cannot_wait_for_the_disk_is_told(store, opened):
     assert store.delete("x" * 43, durable=True) is False
     assert store.logout_everywhere("ada", durable=True) == 0
     store.create()
     reader = opened(read_only=True)
-    assert reader.delete("x" * 43, durable=True) is False
+    assert reader.delete("x" * 43) is False
+    with pytest.raises(ReadOnlyError):
+        reader.delete("x" * 43, durable=True)
 
 
 # --- Rotation ---

@@ -90,7 +90,7 @@ class RaftLog(Store[State]):
             check_hard_state(hard_state)
         if truncate_after is not None:
             check_number(truncate_after, "an index")
-        self._command(
+        self._fold.command(
             lambda state: deciding.saving(state, batch, hard_state, truncate_after, overwrite)
         )
 
@@ -126,7 +126,7 @@ class RaftLog(Store[State]):
             hard = HardState(now, vote, old.commit if commit is None else commit)
             return deciding.saving(state, (), hard, None, False)
 
-        self._command(decide)
+        self._fold.command(decide)
 
     def compact(self, index: int, snapshot: Data, *, metadata: bytes = b"", keep: int = 0) -> None:
         """Store a snapshot of the state machine as it is after the entry at `index`, which is
@@ -254,15 +254,6 @@ class RaftLog(Store[State]):
 
     # --- Beneath ---
 
-    def _command(self, decide: Callable[[State], Sequence[Pair]]) -> None:
-        """Append what is decided. If that is nothing, because all of it is there already, it has
-        to be as durable as if it were not."""
-        self._settle(self._fold.command(decide))
-
-    def _settle(self, positions: range) -> None:
-        if not positions and positions.start:
-            self._fold.settle(positions.start - 1)
-
     def _store(
         self, plan: Callable[[State], deciding.Plan | None], data: Any, metadata: Any
     ) -> bool:
@@ -276,7 +267,8 @@ class RaftLog(Store[State]):
 
         positions = fold.command(begin, durable=False)
         if not positions:
-            self._settle(positions)
+            if positions.start:  # it is there already, and has to be durable, too
+                fold.settle(positions.start - 1)
             return False
         begun = positions[0]
         try:

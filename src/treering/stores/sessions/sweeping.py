@@ -32,9 +32,6 @@ class Sweeping(Store[State]):
 
     def _command(self, decide: Decide, durable: bool | None) -> range:
         positions = self._fold.command(decide, durable=durable)
-        if durable and not positions and positions.start and not self.read_only:
-            # What there was nothing to do about may be as it is by another call, not yet durable.
-            self._fold.settle(positions.start - 1, durable)
         self._sweeping.count(1, 0)  # in a forked child the thread begins anew
         return positions
 
