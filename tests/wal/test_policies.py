@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -299,3 +300,26 @@ def test_a_failed_sync_ends_the_log_for_every_handle(shared):
     assert again.sync() == 7
     with pytest.raises(FailedError):
         wal.put(b"k", b"v")
+
+
+# --- What it costs the disk ---
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what is written")
+def test_a_durable_append_writes_little_however_full_its_segment_is(path):
+    """A kernel with large folios may dirty a megabyte for a record in a mapping."""
+    with Wal.open(path) as wal:
+        for _ in range(24):
+            wal.append_batch([(b"key", bytes(4000))] * 1000, durable=False)
+        wal.sync()
+        before = written_by_this_process()
+        for _ in range(100):
+            wal.put(b"key", bytes(100))
+        each = (written_by_this_process() - before) / 100
+    assert each < 100_000, f"{each:,.0f} bytes each"
+
+
+def written_by_this_process():
+    """Bytes, by whole pages; those that the background prepares are among them."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))

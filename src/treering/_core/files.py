@@ -125,7 +125,12 @@ class SystemFiles:
     def map(self, descriptor: int, length: int, *, write: bool) -> Mapping:
         """A mapping of the file's first `length` bytes, shared with every other process."""
         access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
-        return mmap.mmap(descriptor, length, access=access)
+        mapping = mmap.mmap(descriptor, length, access=access)
+        if write and hasattr(mmap, "MADV_RANDOM"):
+            # Else the kernel takes ever larger folios for a file that is written in order, and a
+            # record dirties one as a whole: each fsync then writes a megabyte.
+            mapping.madvise(mmap.MADV_RANDOM)
+        return mapping
 
     def next_data(self, descriptor: int, offset: int) -> int | None:
         """Where bytes other than holes may begin at or after `offset`; None if there are none."""
