@@ -35,7 +35,7 @@ def kill_a_writer(path: Path) -> None:
     say("Two processes append orders, every one durable before it is confirmed; a third follows.")
     watching = start("follower", path)
     writers = {name: start("writer", path, name) for name in ("anna", "bert")}
-    confirmed = wait_for(path, 600)
+    confirmed = wait_for(path, 300)
     victim = writers["bert"]
     os.kill(victim.pid, signal.SIGKILL)
     tell(f"kill -9 for bert (process {victim.pid}) after about {confirmed} orders, mid-flight")
@@ -120,11 +120,13 @@ def follower(path: str, position: int = 1) -> int:
     return 0
 
 
-def wait_for(path: Path, records: int) -> int:
-    """Wait until the log holds that many records."""
+def wait_for(path: Path, orders: int) -> int:
+    """Wait until both writers have appended that many; how many records there are then."""
+    counts: dict[bytes, int] = {}
     with treering.Wal.open(path, read_only=True) as wal:
         for record in wal.read_from(treering.START, follow=True, timeout=30):
-            if record.position >= records:
+            counts[record.key] = counts.get(record.key, 0) + 1
+            if min(counts.get(b"anna", 0), counts.get(b"bert", 0)) >= orders:
                 return record.position
     raise SystemExit("the writers did not come to life")
 
