@@ -8,56 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import signal
 import sys
 import traceback
 
-from tests.processes import (
-    blobs_tasks,
-    cache_tasks,
-    calls,
-    disks,
-    documents_tasks,
-    events_tasks,
-    following,
-    forks,
-    jobs_tasks,
-    messages_tasks,
-    metrics_tasks,
-    pages_tasks,
-    raft_tasks,
-    sessions_tasks,
-    signals,
-    steps,
-    stores,
-    talk,
-    tasks,
-    views_tasks,
-)
+from tests.processes import talk
 
-TASKS = (
-    blobs_tasks,
-    cache_tasks,
-    calls,
-    disks,
-    documents_tasks,
-    events_tasks,
-    following,
-    forks,
-    jobs_tasks,
-    messages_tasks,
-    metrics_tasks,
-    pages_tasks,
-    raft_tasks,
-    sessions_tasks,
-    signals,
-    steps,
-    stores,
-    tasks,
-    views_tasks,
-)
+TASKS = [
+    importlib.import_module(f"tests.processes.{name}")
+    for name in (
+        "calls",
+        "disks",
+        "following",
+        "forks",
+        "signals",
+        "steps",
+        "stores",
+        "tasks",
+        "blobs_tasks",
+        "cache_tasks",
+        "documents_tasks",
+        "events_tasks",
+        "jobs_tasks",
+        "messages_tasks",
+        "metrics_tasks",
+        "pages_tasks",
+        "raft_tasks",
+        "sessions_tasks",
+        "views_tasks",
+    )
+]
 
 
 def find(task: str):

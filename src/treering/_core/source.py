@@ -280,7 +280,8 @@ class Segments:
         self._kept: OrderedDict[int, OpenSegment] = OrderedDict()
         self._lock = threading.RLock()
         self._closed = False
-        self._room = _open_files_max() // _SHARE_OF_LIMIT
+        room = _open_files_max() // _SHARE_OF_LIMIT
+        self._most = min(_SEGMENTS_KEPT_OPEN, max(room, _SEGMENTS_IN_NEED))
         self.spare: list[Any] = []  # what one look-up leaves for the next: see lookup.py
 
     def get(self, base: int) -> OpenSegment:
@@ -293,7 +294,7 @@ class Segments:
         if segment is None or segment.file.links() == 0:
             segment = self._opened(base)
         kept[base] = segment
-        while len(kept) > min(_SEGMENTS_KEPT_OPEN, max(self._room, _SEGMENTS_IN_NEED)):
+        while len(kept) > self._most:
             kept.popitem(last=False)
         return segment
 

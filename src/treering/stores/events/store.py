@@ -211,10 +211,7 @@ class EventStore(Store[State], WithSnapshots):
             return [] if isinstance(placed, Appended) else placed[1]
 
         positions = self._fold.command(decide, durable=durable)
-        if not isinstance(placed, Appended):
-            return Appended(placed[0], positions)
-        self._fold.settle(placed.position, durable)
-        return placed
+        return placed if isinstance(placed, Appended) else Appended(placed[0], positions)
 
     # --- Following ---
 

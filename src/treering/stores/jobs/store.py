@@ -176,10 +176,7 @@ class JobQueue(Care, Loops):
             return [record] if found is None else []
 
         positions = self._fold.command(decide, durable=durable)
-        if found is None:
-            return positions.start
-        self._fold.settle(found, durable)  # whoever put it may still be waiting for the disk
-        return found
+        return positions.start if found is None else found
 
     def put_many(
         self,
