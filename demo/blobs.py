@@ -16,7 +16,7 @@ _PIECE = 1 << 18
 def show(path: Path) -> None:
     """A blob store, and processes that are killed while they put."""
     say("A blob store: two processes put files of 1 MB; both are killed with -9 in the middle.")
-    putting = [start("putter", path, str(number)) for number in range(2)]
+    putting = [start(putter, path, str(number)) for number in range(2)]
     with BlobStore(path) as blobs:
         while len(blobs) < 8:
             time.sleep(0.005)
@@ -57,6 +57,3 @@ def putter(path: str, number: str) -> int:
             blobs.put((os.urandom(_PIECE) for _ in range(4)), name=f"{number}/{count}")
             print(count, flush=True)
     return 0
-
-
-ROLES = {"putter": putter}

@@ -15,7 +15,7 @@ BOUND = 1 << 20
 def show(path: Path) -> None:
     """A cache that is always full, in processes that are killed with what they had begun."""
     say("A cache of 1 MiB: two processes fill it and count; both are killed with -9.")
-    filling = [start("filler", path, str(number)) for number in range(2)]
+    filling = [start(filler, path, str(number)) for number in range(2)]
     with Cache(path, size_bytes_max=BOUND) as cache:
         while cache.get("n", 0) < 4_000:
             time.sleep(0.005)
@@ -33,7 +33,7 @@ def show(path: Path) -> None:
 
 
 def _compute_after_a_death(path: Path) -> None:
-    computing = start("computer", path)
+    computing = start(computer, path)
     assert computing.stdout is not None
     computing.stdout.readline()  # it has the lease now
     computing.kill()
@@ -68,6 +68,3 @@ def computer(path: str) -> int:
 
         answer()
     return 0
-
-
-ROLES = {"filler": filler, "computer": computer}

@@ -17,7 +17,7 @@ def show(folder: Path) -> None:
     say("A database: a worker books payments from a queue into accounts; it is killed with -9.")
     with Database(folder) as db:
         db.queue("payments").put_many([b"%d" % (n % 7) for n in range(PAYMENTS)])
-        worker = start("cashier", folder)
+        worker = start(cashier, folder)
         booked = db.kv("booked")
         while int(booked.get(b"total", b"0")) < 100:
             time.sleep(0.002)
@@ -48,6 +48,3 @@ def cashier(path: str) -> int:
                 payments.ack(payment)
             print(number, flush=True)
     return 0
-
-
-ROLES = {"cashier": cashier}

@@ -16,7 +16,7 @@ def show(path: Path) -> None:
     say("Documents: two processes edit one document of 20 KB; both are killed with -9.")
     with DocumentStore(path, indexes={"edits": "/edits"}) as store:
         store.put("page", {"edits": 0, "by": {}, "text": ["x" * 100] * 200})
-        editors = [start("editor", path) for _ in range(2)]
+        editors = [start(editor, path) for _ in range(2)]
         while store.get("page", path="/edits") < 100 or len(store.get("page", path="/by")) < 2:
             time.sleep(0.005)
         for process in editors:
@@ -51,6 +51,3 @@ def editor(path: str) -> int:
             store.update("page", edited)
             print(number, flush=True)
     return 0
-
-
-ROLES = {"editor": editor}

@@ -13,7 +13,7 @@ from treering.stores.events import NO_STREAM, Event, EventStore, RecordedEvent
 def show(path: Path) -> None:
     """An event store and a projection of it, in two processes that are killed."""
     say("An event store: two processes take orders and both run one projection; kill -9 for both.")
-    selling = {name: start("seller", path, name) for name in ("anna", "bert")}
+    selling = {name: start(seller, path, name) for name in ("anna", "bert")}
     with EventStore(path) as store:
         for event in store.subscribe(0, types="paid", timeout=60):
             if event.position > 300:
@@ -56,6 +56,3 @@ def seller(path: str, name: str) -> int:
             if number % 10 == 0:
                 revenue.catch_up()
     return 0
-
-
-ROLES = {"seller": seller}

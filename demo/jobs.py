@@ -15,7 +15,7 @@ def show(path: Path) -> None:
     say("A job queue: 300 jobs, two workers; one is killed with -9 while it has a job.")
     with JobQueue(path) as queue:
         ids = queue.put_many([b"%d" % number for number in range(300)])
-        workers = [start("worker", path) for _ in range(2)]
+        workers = [start(worker, path) for _ in range(2)]
         while len(queue) > 200 or len({job.worker for job in queue.jobs("leased")}) < 2:
             time.sleep(0.001)
         workers[0].kill()
@@ -43,6 +43,3 @@ def worker(path: str) -> int:
                 queue.ack(job)
                 print(job.id, job.attempt, flush=True)
     return 0
-
-
-ROLES = {"worker": worker}

@@ -13,7 +13,7 @@ from treering.stores.kv import KeyValueStore
 def show(path: Path) -> None:
     """A key-value store in two processes that are killed."""
     say("A key-value store: two processes increment one number; both are killed with -9.")
-    counting = [start("counter", path) for _ in range(2)]
+    counting = [start(counter, path) for _ in range(2)]
     with KeyValueStore(path) as store:
         while int(store.get(b"n", b"0")) < 200:
             time.sleep(0.005)
@@ -35,6 +35,3 @@ def counter(path: str) -> int:
             store.increment(b"n")
             print(number, flush=True)
     return 0
-
-
-ROLES = {"counter": counter}

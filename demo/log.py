@@ -33,8 +33,8 @@ def show(folder: Path) -> None:
 def kill_a_writer(path: Path) -> None:
     """Two writers and a follower at once; one writer dies in mid-flight."""
     say("Two processes append orders, every one durable before it is confirmed; a third follows.")
-    watching = start("follower", path)
-    writers = {name: start("writer", path, name) for name in ("anna", "bert")}
+    watching = start(follower, path)
+    writers = {name: start(writer, path, name) for name in ("anna", "bert")}
     confirmed = wait_for(path, 300)
     victim = writers["bert"]
     os.kill(victim.pid, signal.SIGKILL)
@@ -129,6 +129,3 @@ def wait_for(path: Path, orders: int) -> int:
             if min(counts.get(b"anna", 0), counts.get(b"bert", 0)) >= orders:
                 return record.position
     raise SystemExit("the writers did not come to life")
-
-
-ROLES = {"writer": writer, "follower": follower}

@@ -15,7 +15,7 @@ def show(path: Path) -> None:
     say("A message log: two processes pack 1,000 orders together; one is killed with -9.")
     with MessageLog(path) as log:
         log.publish_many("orders", [b"%d" % number for number in range(1000)])
-        packing = [start("packer", path) for _ in range(2)]
+        packing = [start(packer, path) for _ in range(2)]
         while log.count("packed") < 100:
             time.sleep(0.005)
         victim = packing[0]
@@ -49,6 +49,3 @@ def packer(path: str) -> int:
                     continue
     print(again)
     return 0
-
-
-ROLES = {"packer": packer}

@@ -18,7 +18,7 @@ def show(path: Path) -> None:
     """A metrics log in a process that is killed; then its points are rolled up."""
     say("A metrics log: a process records a point of every second; it is killed with -9.")
     with MetricsLog(path, rollups=[(60, None), (3600, None)]) as log:
-        recording = start("recorder", path)
+        recording = start(recorder, path)
         while log.stats()["points"] < _ENOUGH:
             time.sleep(0.005)
         recording.kill()
@@ -47,6 +47,3 @@ def recorder(path: str) -> int:
             load.record_many([_START + n * _SECOND for n in batch], [n % 100 for n in batch])
             print(number + _BATCH, flush=True)
     return 0
-
-
-ROLES = {"recorder": recorder}

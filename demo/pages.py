@@ -24,7 +24,7 @@ def show(path: Path) -> None:
         with store.begin() as tx:
             for number in range(PAGES):
                 _write(tx, number, [FIRST] * ACCOUNTS)
-        moving = [start("teller", path, str(seed)) for seed in range(2)]
+        moving = [start(teller, path, str(seed)) for seed in range(2)]
         while store.position < 600:
             time.sleep(0.005)
         for process in moving:
@@ -78,6 +78,3 @@ def _write(tx: PageTransaction, number: int, amounts: list[int]) -> None:
 def _sum(store: PageStore) -> int:
     with store.begin() as tx:
         return sum(sum(_read(tx, number)) for number in range(PAGES))
-
-
-ROLES = {"teller": teller}

@@ -13,10 +13,12 @@ from treering.stores.raft import CommittedError, Entry, HardState, RaftLog
 def show(path: Path) -> None:
     """The log of a Raft node that is killed."""
     say("A Raft log: a node wins a term, appends, commits, again and again; it is killed with -9.")
-    node = start("node", path)
-    time.sleep(0.7)
-    node.kill()
-    term, commit = last_words(node)[-1]
+    process = start(node, path)
+    assert process.stdout is not None
+    process.stdout.readline()  # it is at work
+    time.sleep(0.5)
+    process.kill()
+    term, commit = last_words(process)[-1]
     tell(f"it had confirmed term {term} with {commit} committed entries")
     with RaftLog(path) as log:
         found = log.hard_state
@@ -47,6 +49,3 @@ def node(path: str) -> int:
             log.save(entries=entries, hard_state=HardState(term, "me", first + 9))
             print(term, first + 9, flush=True)
     return 0
-
-
-ROLES = {"node": node}

@@ -14,7 +14,7 @@ def show(path: Path) -> None:
     """Sessions of web workers, one of which is killed."""
     say("Sessions: a web worker logs visitors in and out; it is killed with -9.")
     with SessionStore(path) as store:
-        worker = start("web-worker", path)
+        worker = start(web_worker, path)
         while store.count() < 150:
             time.sleep(0.005)
         worker.kill()
@@ -48,6 +48,3 @@ def web_worker(path: str) -> int:
                 store.delete(session)
                 print("out", session.id, flush=True)
     return 0
-
-
-ROLES = {"web-worker": web_worker}

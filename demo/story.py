@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
-def start(role: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a process in that role of a part."""
+def start(role: Callable[..., int], path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process that calls a function of a part, and loads that part alone."""
     demo = Path(__file__).with_name("demo.py")
-    command = [sys.executable, str(demo), role, str(path), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(demo), "--role", role.__module__, role.__name__]
+    return subprocess.Popen([*command, str(path), *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def last_line(process: subprocess.Popen[str]) -> str:

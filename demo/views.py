@@ -22,7 +22,7 @@ def show(path: Path) -> None:
     """A view and an index of a log whose writers and runners are killed."""
     say("A view and an index of a log: two processes write and run the view; both are killed.")
     log, kept = path / "log", path / "view"
-    working = [start("viewer", path, name) for name in ("ada", "alan")]
+    working = [start(viewer, path, name) for name in ("ada", "alan")]
     while not (kept.exists() and _shown(log, kept) > 400):
         time.sleep(0.005)
     for process in working:
@@ -60,6 +60,3 @@ def viewer(path: str, name: str) -> int:
         if number % 10 == 0:
             viewed.catch_up()
     return 0
-
-
-ROLES = {"viewer": viewer}
