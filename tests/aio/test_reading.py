@@ -205,8 +205,9 @@ async def test_stopping_ends_a_waiting_loop_at_once(files):
     async with log_of(files, 5) as wal:
         reader = wal.read_from(follow=True)
         loop = asyncio.create_task(collected(reader))
-        await until(lambda: reader._waiting is not None)
-        await turns()
+        # It registers before it looks, so that alone does not tell that it has all there is.
+        await until(lambda: reader._source and reader._source.position == 5)
+        await until(lambda: reader._waiting is not None and reader._fetching is None)
         reader.stop()
         assert await loop == told(0, 5)
         assert await collected(reader) == []
